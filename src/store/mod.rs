@@ -349,7 +349,7 @@ impl Publisher {
         self.snapshot().is_deferring(self.number)
     }
 
-    /// Proves that what the store holds is what the source held at that moment, or later, once nothing is left to read again.
+    /// Proves that what the store holds is what the source held at that moment, or later; once nothing is left to read.
     pub fn prove(&self, at: Moment) {
         match self.is_deferring() {
             true => drop(self.begin(Batch { proof: Some(Proof::Seen(at)), ..Batch::default() })),

@@ -428,7 +428,7 @@ impl Snapshot {
         self.directory.is_deferring(feed)
     }
 
-    /// Makes this the next revision, in which a part of that is read; returns the proof of what has been read whole by that.
+    /// Makes this the next revision, in which a part of that is read; returns the proof of what has been read by then.
     pub(super) fn go_on(&mut self, feed: usize, now: Now) -> Option<Proof> {
         self.revision += 1;
         let proof = self.directory.read_deferred(&self.feeds, feed, self.revision, &self.nodes);

@@ -36,8 +36,8 @@ pub(super) enum Of {
     Document(NodePath),
 }
 
-/// What the changes of one feed have left to read again. Whatever is deferred meanwhile comes after that: so each node has
-/// its turn, however often a rule changes.
+/// What the changes of one feed have left to read again. Whatever is deferred meanwhile comes after that: so each node
+/// has its turn, however often a rule changes.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Deferred {
     now: Round,
@@ -144,7 +144,7 @@ impl Directory {
         Some(few)
     }
 
-    /// Reads a part of what a feed has left to read again; returns the proof of what has been read whole by that.
+    /// Reads a part of what a feed has left to read again; returns the proof of what has been read by then.
     pub(in crate::store) fn read_deferred(
         &mut self,
         feeds: &[Arc<Feed>],

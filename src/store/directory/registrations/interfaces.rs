@@ -25,8 +25,8 @@ const MAX_SHORT_PATH_BYTES: usize = 256;
 pub(super) type Offers = BTreeMap<Arc<str>, BTreeSet<Arc<str>>>;
 
 impl Directory {
-    /// Lists instances of applications as interfaces that these now offer, and no longer as those that they do not; returns
-    /// where there are more than there is room for, which are to be read again.
+    /// Lists instances of applications as interfaces that these now offer, and no longer as those that they do not. Returns
+    /// where those are for which there is no room now.
     pub(super) fn offer(&mut self, reader: &mut Reader<'_>, offers: &Offers, room: &mut usize) -> Vec<Scan> {
         let mut later = Vec::new();
         let configs = reader.configs.iter().enumerate();
