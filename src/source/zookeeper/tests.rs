@@ -9,7 +9,8 @@ use bytesize::ByteSize;
 use futures::stream::{self, StreamExt};
 
 use super::{Config, Patterns};
-use crate::model::{Change, Node, NodePath};
+use crate::format;
+use crate::model::{Change, Format, Node, NodePath};
 use crate::store::{self, Feed, Store};
 use crate::task::{Reload, Tasks};
 use crate::zookeeper::fake::{Deed, Fake, Kind};
@@ -41,7 +42,8 @@ impl Mirror {
         // An audit would find what the watches miss.
         config.audit_interval = Duration::from_secs(3_600);
         set(&mut config);
-        let feed = Feed::of_nodes("zookeeper", "zookeeper", config.roots.clone());
+        let dubbo = format::Config { root: path("/dubbo"), format: Format::Dubbo, ..format::Config::default() };
+        let feed = Feed::of_nodes("zookeeper", "zookeeper", config.roots.clone()).with_services(vec![dubbo]);
         let store = Store::new(&store::Config { history: 100, ..store::Config::default() }, vec![feed], Arc::default());
         store.publisher(0).publish(known);
         let (tasks, _failures) = Tasks::new();
@@ -176,6 +178,28 @@ async fn whatever_happens_while_a_node_is_read_again_is_mirrored() {
         },
     ))
     .await;
+}
+
+#[tokio::test]
+async fn a_rule_changes_very_many_instances_while_the_mirror_goes_on() {
+    const MANY: usize = 1_000;
+    let fake = furnished(Kind::Refusing).await;
+    fake.does(&["/dubbo", "/dubbo/i", "/dubbo/i/providers", "/dubbo/i/configurators"].map(Create));
+    let provider = |port: usize| format!("/dubbo/i/providers/dubbo%3A%2F%2Fh%3A{port}%2Fi").leak() as &'static str;
+    fake.does(&(1..=MANY).map(|port| Create(provider(port))).collect::<Vec<_>>());
+    let mirror = Mirror::start(&fake, &["/"]).await;
+    mirror.agrees("at first").await;
+    let of_weight = |weight: u32| {
+        let snapshot = mirror.store.snapshot();
+        snapshot.directory().instances("i").filter(|(_, instance)| instance.weight == weight).count()
+    };
+    assert_eq!(of_weight(100), MANY);
+    let rule = "/dubbo/i/configurators/override%3A%2F%2F0.0.0.0%2Fi%3Fweight%3D9";
+    for (deed, weight) in [(Create(rule), 9), (Delete(rule), 100)] {
+        fake.does(&[deed, Set("/a/b")]);
+        mirror.agrees("nodes do not wait").await;
+        mirror.until("all instances", || of_weight(weight) == MANY).await;
+    }
 }
 
 #[tokio::test]
