@@ -587,6 +587,9 @@ struct ResolveRequest {
   /** Who chooses, at most 1,024 bytes, whichever they are: the name of a host. */
   10: optional binary subsetKey
   11: optional i64 maxAgeMs
+  /** Instances that are not chosen, as if they were not there, since a call of them has just failed: at most 64, each by its
+   *  address, as a CallReport has it. */
+  12: optional list<string> exclude
 }
 
 struct ResolveReply {

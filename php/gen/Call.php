@@ -283,16 +283,16 @@ class Call
                 case 6:
                     if ($ftype == TType::MAP) {
                         $this->metadata = array();
-                        $_size204 = 0;
-                        $_ktype205 = 0;
-                        $_vtype206 = 0;
-                        $xfer += $input->readMapBegin($_ktype205, $_vtype206, $_size204);
-                        for ($_i208 = 0; $_i208 < $_size204; ++$_i208) {
-                            $key209 = '';
-                            $val210 = '';
-                            $xfer += $input->readString($key209);
-                            $xfer += $input->readString($val210);
-                            $this->metadata[$key209] = $val210;
+                        $_size211 = 0;
+                        $_ktype212 = 0;
+                        $_vtype213 = 0;
+                        $xfer += $input->readMapBegin($_ktype212, $_vtype213, $_size211);
+                        for ($_i215 = 0; $_i215 < $_size211; ++$_i215) {
+                            $key216 = '';
+                            $val217 = '';
+                            $xfer += $input->readString($key216);
+                            $xfer += $input->readString($val217);
+                            $this->metadata[$key216] = $val217;
                         }
                         $xfer += $input->readMapEnd();
                     } else {
@@ -393,9 +393,9 @@ class Call
             }
             $xfer += $output->writeFieldBegin('metadata', TType::MAP, 6);
             $output->writeMapBegin(TType::STRING, TType::STRING, count($this->metadata));
-            foreach ($this->metadata as $kiter211 => $viter212) {
-                $xfer += $output->writeString($kiter211);
-                $xfer += $output->writeString($viter212);
+            foreach ($this->metadata as $kiter218 => $viter219) {
+                $xfer += $output->writeString($kiter218);
+                $xfer += $output->writeString($viter219);
             }
             $output->writeMapEnd();
             $xfer += $output->writeFieldEnd();

@@ -110,13 +110,13 @@ class CallResult
                 case 1:
                     if ($ftype == TType::LST) {
                         $this->values = array();
-                        $_size213 = 0;
-                        $_etype216 = 0;
-                        $xfer += $input->readListBegin($_etype216, $_size213);
-                        for ($_i217 = 0; $_i217 < $_size213; ++$_i217) {
-                            $elem218 = null;
-                            $xfer += $input->readString($elem218);
-                            $this->values []= $elem218;
+                        $_size220 = 0;
+                        $_etype223 = 0;
+                        $xfer += $input->readListBegin($_etype223, $_size220);
+                        for ($_i224 = 0; $_i224 < $_size220; ++$_i224) {
+                            $elem225 = null;
+                            $xfer += $input->readString($elem225);
+                            $this->values []= $elem225;
                         }
                         $xfer += $input->readListEnd();
                     } else {
@@ -164,8 +164,8 @@ class CallResult
             }
             $xfer += $output->writeFieldBegin('values', TType::LST, 1);
             $output->writeListBegin(TType::STRING, count($this->values));
-            foreach ($this->values as $iter219) {
-                $xfer += $output->writeString($iter219);
+            foreach ($this->values as $iter226) {
+                $xfer += $output->writeString($iter226);
             }
             $output->writeListEnd();
             $xfer += $output->writeFieldEnd();

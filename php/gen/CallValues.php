@@ -88,13 +88,13 @@ class CallValues
                 case 1:
                     if ($ftype == TType::LST) {
                         $this->values = array();
-                        $_size220 = 0;
-                        $_etype223 = 0;
-                        $xfer += $input->readListBegin($_etype223, $_size220);
-                        for ($_i224 = 0; $_i224 < $_size220; ++$_i224) {
-                            $elem225 = null;
-                            $xfer += $input->readString($elem225);
-                            $this->values []= $elem225;
+                        $_size227 = 0;
+                        $_etype230 = 0;
+                        $xfer += $input->readListBegin($_etype230, $_size227);
+                        for ($_i231 = 0; $_i231 < $_size227; ++$_i231) {
+                            $elem232 = null;
+                            $xfer += $input->readString($elem232);
+                            $this->values []= $elem232;
                         }
                         $xfer += $input->readListEnd();
                     } else {
@@ -129,8 +129,8 @@ class CallValues
             }
             $xfer += $output->writeFieldBegin('values', TType::LST, 1);
             $output->writeListBegin(TType::STRING, count($this->values));
-            foreach ($this->values as $iter226) {
-                $xfer += $output->writeString($iter226);
+            foreach ($this->values as $iter233) {
+                $xfer += $output->writeString($iter233);
             }
             $output->writeListEnd();
             $xfer += $output->writeFieldEnd();

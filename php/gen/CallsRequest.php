@@ -69,14 +69,14 @@ class CallsRequest
                 case 1:
                     if ($ftype == TType::LST) {
                         $this->calls = array();
-                        $_size234 = 0;
-                        $_etype237 = 0;
-                        $xfer += $input->readListBegin($_etype237, $_size234);
-                        for ($_i238 = 0; $_i238 < $_size234; ++$_i238) {
-                            $elem239 = null;
-                            $elem239 = new \Roster\Thrift\Call();
-                            $xfer += $elem239->read($input);
-                            $this->calls []= $elem239;
+                        $_size241 = 0;
+                        $_etype244 = 0;
+                        $xfer += $input->readListBegin($_etype244, $_size241);
+                        for ($_i245 = 0; $_i245 < $_size241; ++$_i245) {
+                            $elem246 = null;
+                            $elem246 = new \Roster\Thrift\Call();
+                            $xfer += $elem246->read($input);
+                            $this->calls []= $elem246;
                         }
                         $xfer += $input->readListEnd();
                     } else {
@@ -103,8 +103,8 @@ class CallsRequest
             }
             $xfer += $output->writeFieldBegin('calls', TType::LST, 1);
             $output->writeListBegin(TType::STRUCT, count($this->calls));
-            foreach ($this->calls as $iter240) {
-                $xfer += $iter240->write($output);
+            foreach ($this->calls as $iter247) {
+                $xfer += $iter247->write($output);
             }
             $output->writeListEnd();
             $xfer += $output->writeFieldEnd();

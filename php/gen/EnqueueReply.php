@@ -85,14 +85,14 @@ class EnqueueReply
                 case 1:
                     if ($ftype == TType::LST) {
                         $this->jobs = array();
-                        $_size353 = 0;
-                        $_etype356 = 0;
-                        $xfer += $input->readListBegin($_etype356, $_size353);
-                        for ($_i357 = 0; $_i357 < $_size353; ++$_i357) {
-                            $elem358 = null;
-                            $elem358 = new \Roster\Thrift\EnqueuedJob();
-                            $xfer += $elem358->read($input);
-                            $this->jobs []= $elem358;
+                        $_size360 = 0;
+                        $_etype363 = 0;
+                        $xfer += $input->readListBegin($_etype363, $_size360);
+                        for ($_i364 = 0; $_i364 < $_size360; ++$_i364) {
+                            $elem365 = null;
+                            $elem365 = new \Roster\Thrift\EnqueuedJob();
+                            $xfer += $elem365->read($input);
+                            $this->jobs []= $elem365;
                         }
                         $xfer += $input->readListEnd();
                     } else {
@@ -126,8 +126,8 @@ class EnqueueReply
             }
             $xfer += $output->writeFieldBegin('jobs', TType::LST, 1);
             $output->writeListBegin(TType::STRUCT, count($this->jobs));
-            foreach ($this->jobs as $iter359) {
-                $xfer += $iter359->write($output);
+            foreach ($this->jobs as $iter366) {
+                $xfer += $iter366->write($output);
             }
             $output->writeListEnd();
             $xfer += $output->writeFieldEnd();

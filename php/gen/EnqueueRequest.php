@@ -71,14 +71,14 @@ class EnqueueRequest
                 case 1:
                     if ($ftype == TType::LST) {
                         $this->jobs = array();
-                        $_size346 = 0;
-                        $_etype349 = 0;
-                        $xfer += $input->readListBegin($_etype349, $_size346);
-                        for ($_i350 = 0; $_i350 < $_size346; ++$_i350) {
-                            $elem351 = null;
-                            $elem351 = new \Roster\Thrift\NewJob();
-                            $xfer += $elem351->read($input);
-                            $this->jobs []= $elem351;
+                        $_size353 = 0;
+                        $_etype356 = 0;
+                        $xfer += $input->readListBegin($_etype356, $_size353);
+                        for ($_i357 = 0; $_i357 < $_size353; ++$_i357) {
+                            $elem358 = null;
+                            $elem358 = new \Roster\Thrift\NewJob();
+                            $xfer += $elem358->read($input);
+                            $this->jobs []= $elem358;
                         }
                         $xfer += $input->readListEnd();
                     } else {
@@ -105,8 +105,8 @@ class EnqueueRequest
             }
             $xfer += $output->writeFieldBegin('jobs', TType::LST, 1);
             $output->writeListBegin(TType::STRUCT, count($this->jobs));
-            foreach ($this->jobs as $iter352) {
-                $xfer += $iter352->write($output);
+            foreach ($this->jobs as $iter359) {
+                $xfer += $iter359->write($output);
             }
             $output->writeListEnd();
             $xfer += $output->writeFieldEnd();

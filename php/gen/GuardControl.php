@@ -123,13 +123,13 @@ class GuardControl
                 case 3:
                     if ($ftype == TType::LST) {
                         $this->addresses = array();
-                        $_size262 = 0;
-                        $_etype265 = 0;
-                        $xfer += $input->readListBegin($_etype265, $_size262);
-                        for ($_i266 = 0; $_i266 < $_size262; ++$_i266) {
-                            $elem267 = null;
-                            $xfer += $input->readString($elem267);
-                            $this->addresses []= $elem267;
+                        $_size269 = 0;
+                        $_etype272 = 0;
+                        $xfer += $input->readListBegin($_etype272, $_size269);
+                        for ($_i273 = 0; $_i273 < $_size269; ++$_i273) {
+                            $elem274 = null;
+                            $xfer += $input->readString($elem274);
+                            $this->addresses []= $elem274;
                         }
                         $xfer += $input->readListEnd();
                     } else {
@@ -173,8 +173,8 @@ class GuardControl
             }
             $xfer += $output->writeFieldBegin('addresses', TType::LST, 3);
             $output->writeListBegin(TType::STRING, count($this->addresses));
-            foreach ($this->addresses as $iter268) {
-                $xfer += $output->writeString($iter268);
+            foreach ($this->addresses as $iter275) {
+                $xfer += $output->writeString($iter275);
             }
             $output->writeListEnd();
             $xfer += $output->writeFieldEnd();

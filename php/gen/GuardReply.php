@@ -85,14 +85,14 @@ class GuardReply
                 case 1:
                     if ($ftype == TType::LST) {
                         $this->services = array();
-                        $_size255 = 0;
-                        $_etype258 = 0;
-                        $xfer += $input->readListBegin($_etype258, $_size255);
-                        for ($_i259 = 0; $_i259 < $_size255; ++$_i259) {
-                            $elem260 = null;
-                            $elem260 = new \Roster\Thrift\GuardedService();
-                            $xfer += $elem260->read($input);
-                            $this->services []= $elem260;
+                        $_size262 = 0;
+                        $_etype265 = 0;
+                        $xfer += $input->readListBegin($_etype265, $_size262);
+                        for ($_i266 = 0; $_i266 < $_size262; ++$_i266) {
+                            $elem267 = null;
+                            $elem267 = new \Roster\Thrift\GuardedService();
+                            $xfer += $elem267->read($input);
+                            $this->services []= $elem267;
                         }
                         $xfer += $input->readListEnd();
                     } else {
@@ -126,8 +126,8 @@ class GuardReply
             }
             $xfer += $output->writeFieldBegin('services', TType::LST, 1);
             $output->writeListBegin(TType::STRUCT, count($this->services));
-            foreach ($this->services as $iter261) {
-                $xfer += $iter261->write($output);
+            foreach ($this->services as $iter268) {
+                $xfer += $iter268->write($output);
             }
             $output->writeListEnd();
             $xfer += $output->writeFieldEnd();

@@ -85,14 +85,14 @@ class JobsReply
                 case 1:
                     if ($ftype == TType::LST) {
                         $this->jobs = array();
-                        $_size388 = 0;
-                        $_etype391 = 0;
-                        $xfer += $input->readListBegin($_etype391, $_size388);
-                        for ($_i392 = 0; $_i392 < $_size388; ++$_i392) {
-                            $elem393 = null;
-                            $elem393 = new \Roster\Thrift\Job();
-                            $xfer += $elem393->read($input);
-                            $this->jobs []= $elem393;
+                        $_size395 = 0;
+                        $_etype398 = 0;
+                        $xfer += $input->readListBegin($_etype398, $_size395);
+                        for ($_i399 = 0; $_i399 < $_size395; ++$_i399) {
+                            $elem400 = null;
+                            $elem400 = new \Roster\Thrift\Job();
+                            $xfer += $elem400->read($input);
+                            $this->jobs []= $elem400;
                         }
                         $xfer += $input->readListEnd();
                     } else {
@@ -126,8 +126,8 @@ class JobsReply
             }
             $xfer += $output->writeFieldBegin('jobs', TType::LST, 1);
             $output->writeListBegin(TType::STRUCT, count($this->jobs));
-            foreach ($this->jobs as $iter394) {
-                $xfer += $iter394->write($output);
+            foreach ($this->jobs as $iter401) {
+                $xfer += $iter401->write($output);
             }
             $output->writeListEnd();
             $xfer += $output->writeFieldEnd();

@@ -309,13 +309,13 @@ class MethodStats
                 case 13:
                     if ($ftype == TType::LST) {
                         $this->histogram = array();
-                        $_size269 = 0;
-                        $_etype272 = 0;
-                        $xfer += $input->readListBegin($_etype272, $_size269);
-                        for ($_i273 = 0; $_i273 < $_size269; ++$_i273) {
-                            $elem274 = null;
-                            $xfer += $input->readI64($elem274);
-                            $this->histogram []= $elem274;
+                        $_size276 = 0;
+                        $_etype279 = 0;
+                        $xfer += $input->readListBegin($_etype279, $_size276);
+                        for ($_i280 = 0; $_i280 < $_size276; ++$_i280) {
+                            $elem281 = null;
+                            $xfer += $input->readI64($elem281);
+                            $this->histogram []= $elem281;
                         }
                         $xfer += $input->readListEnd();
                     } else {
@@ -402,8 +402,8 @@ class MethodStats
             }
             $xfer += $output->writeFieldBegin('histogram', TType::LST, 13);
             $output->writeListBegin(TType::I64, count($this->histogram));
-            foreach ($this->histogram as $iter275) {
-                $xfer += $output->writeI64($iter275);
+            foreach ($this->histogram as $iter282) {
+                $xfer += $output->writeI64($iter282);
             }
             $output->writeListEnd();
             $xfer += $output->writeFieldEnd();

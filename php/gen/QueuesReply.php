@@ -99,14 +99,14 @@ class QueuesReply
                 case 1:
                     if ($ftype == TType::LST) {
                         $this->queues = array();
-                        $_size381 = 0;
-                        $_etype384 = 0;
-                        $xfer += $input->readListBegin($_etype384, $_size381);
-                        for ($_i385 = 0; $_i385 < $_size381; ++$_i385) {
-                            $elem386 = null;
-                            $elem386 = new \Roster\Thrift\QueueSummary();
-                            $xfer += $elem386->read($input);
-                            $this->queues []= $elem386;
+                        $_size388 = 0;
+                        $_etype391 = 0;
+                        $xfer += $input->readListBegin($_etype391, $_size388);
+                        for ($_i392 = 0; $_i392 < $_size388; ++$_i392) {
+                            $elem393 = null;
+                            $elem393 = new \Roster\Thrift\QueueSummary();
+                            $xfer += $elem393->read($input);
+                            $this->queues []= $elem393;
                         }
                         $xfer += $input->readListEnd();
                     } else {
@@ -147,8 +147,8 @@ class QueuesReply
             }
             $xfer += $output->writeFieldBegin('queues', TType::LST, 1);
             $output->writeListBegin(TType::STRUCT, count($this->queues));
-            foreach ($this->queues as $iter387) {
-                $xfer += $iter387->write($output);
+            foreach ($this->queues as $iter394) {
+                $xfer += $iter394->write($output);
             }
             $output->writeListEnd();
             $xfer += $output->writeFieldEnd();

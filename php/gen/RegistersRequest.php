@@ -71,14 +71,14 @@ class RegistersRequest
                 case 1:
                     if ($ftype == TType::LST) {
                         $this->registers = array();
-                        $_size248 = 0;
-                        $_etype251 = 0;
-                        $xfer += $input->readListBegin($_etype251, $_size248);
-                        for ($_i252 = 0; $_i252 < $_size248; ++$_i252) {
-                            $elem253 = null;
-                            $elem253 = new \Roster\Thrift\RegisterAddress();
-                            $xfer += $elem253->read($input);
-                            $this->registers []= $elem253;
+                        $_size255 = 0;
+                        $_etype258 = 0;
+                        $xfer += $input->readListBegin($_etype258, $_size255);
+                        for ($_i259 = 0; $_i259 < $_size255; ++$_i259) {
+                            $elem260 = null;
+                            $elem260 = new \Roster\Thrift\RegisterAddress();
+                            $xfer += $elem260->read($input);
+                            $this->registers []= $elem260;
                         }
                         $xfer += $input->readListEnd();
                     } else {
@@ -105,8 +105,8 @@ class RegistersRequest
             }
             $xfer += $output->writeFieldBegin('registers', TType::LST, 1);
             $output->writeListBegin(TType::STRUCT, count($this->registers));
-            foreach ($this->registers as $iter254) {
-                $xfer += $iter254->write($output);
+            foreach ($this->registers as $iter261) {
+                $xfer += $iter261->write($output);
             }
             $output->writeListEnd();
             $xfer += $output->writeFieldEnd();

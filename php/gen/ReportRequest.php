@@ -71,14 +71,14 @@ class ReportRequest
                 case 1:
                     if ($ftype == TType::LST) {
                         $this->reports = array();
-                        $_size190 = 0;
-                        $_etype193 = 0;
-                        $xfer += $input->readListBegin($_etype193, $_size190);
-                        for ($_i194 = 0; $_i194 < $_size190; ++$_i194) {
-                            $elem195 = null;
-                            $elem195 = new \Roster\Thrift\CallReport();
-                            $xfer += $elem195->read($input);
-                            $this->reports []= $elem195;
+                        $_size197 = 0;
+                        $_etype200 = 0;
+                        $xfer += $input->readListBegin($_etype200, $_size197);
+                        for ($_i201 = 0; $_i201 < $_size197; ++$_i201) {
+                            $elem202 = null;
+                            $elem202 = new \Roster\Thrift\CallReport();
+                            $xfer += $elem202->read($input);
+                            $this->reports []= $elem202;
                         }
                         $xfer += $input->readListEnd();
                     } else {
@@ -105,8 +105,8 @@ class ReportRequest
             }
             $xfer += $output->writeFieldBegin('reports', TType::LST, 1);
             $output->writeListBegin(TType::STRUCT, count($this->reports));
-            foreach ($this->reports as $iter196) {
-                $xfer += $iter196->write($output);
+            foreach ($this->reports as $iter203) {
+                $xfer += $iter203->write($output);
             }
             $output->writeListEnd();
             $xfer += $output->writeFieldEnd();

@@ -82,14 +82,14 @@ class ResolveManyReply
                 case 1:
                     if ($ftype == TType::LST) {
                         $this->outcomes = array();
-                        $_size183 = 0;
-                        $_etype186 = 0;
-                        $xfer += $input->readListBegin($_etype186, $_size183);
-                        for ($_i187 = 0; $_i187 < $_size183; ++$_i187) {
-                            $elem188 = null;
-                            $elem188 = new \Roster\Thrift\ResolveOutcome();
-                            $xfer += $elem188->read($input);
-                            $this->outcomes []= $elem188;
+                        $_size190 = 0;
+                        $_etype193 = 0;
+                        $xfer += $input->readListBegin($_etype193, $_size190);
+                        for ($_i194 = 0; $_i194 < $_size190; ++$_i194) {
+                            $elem195 = null;
+                            $elem195 = new \Roster\Thrift\ResolveOutcome();
+                            $xfer += $elem195->read($input);
+                            $this->outcomes []= $elem195;
                         }
                         $xfer += $input->readListEnd();
                     } else {
@@ -124,8 +124,8 @@ class ResolveManyReply
             }
             $xfer += $output->writeFieldBegin('outcomes', TType::LST, 1);
             $output->writeListBegin(TType::STRUCT, count($this->outcomes));
-            foreach ($this->outcomes as $iter189) {
-                $xfer += $iter189->write($output);
+            foreach ($this->outcomes as $iter196) {
+                $xfer += $iter196->write($output);
             }
             $output->writeListEnd();
             $xfer += $output->writeFieldEnd();

@@ -83,14 +83,14 @@ class ResolveManyRequest
                 case 1:
                     if ($ftype == TType::LST) {
                         $this->requests = array();
-                        $_size176 = 0;
-                        $_etype179 = 0;
-                        $xfer += $input->readListBegin($_etype179, $_size176);
-                        for ($_i180 = 0; $_i180 < $_size176; ++$_i180) {
-                            $elem181 = null;
-                            $elem181 = new \Roster\Thrift\ResolveRequest();
-                            $xfer += $elem181->read($input);
-                            $this->requests []= $elem181;
+                        $_size183 = 0;
+                        $_etype186 = 0;
+                        $xfer += $input->readListBegin($_etype186, $_size183);
+                        for ($_i187 = 0; $_i187 < $_size183; ++$_i187) {
+                            $elem188 = null;
+                            $elem188 = new \Roster\Thrift\ResolveRequest();
+                            $xfer += $elem188->read($input);
+                            $this->requests []= $elem188;
                         }
                         $xfer += $input->readListEnd();
                     } else {
@@ -124,8 +124,8 @@ class ResolveManyRequest
             }
             $xfer += $output->writeFieldBegin('requests', TType::LST, 1);
             $output->writeListBegin(TType::STRUCT, count($this->requests));
-            foreach ($this->requests as $iter182) {
-                $xfer += $iter182->write($output);
+            foreach ($this->requests as $iter189) {
+                $xfer += $iter189->write($output);
             }
             $output->writeListEnd();
             $xfer += $output->writeFieldEnd();

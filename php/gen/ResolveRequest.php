@@ -88,6 +88,15 @@ class ResolveRequest
             'isRequired' => false,
             'type' => TType::I64,
         ),
+        12 => array(
+            'var' => 'exclude',
+            'isRequired' => false,
+            'type' => TType::LST,
+            'etype' => TType::STRING,
+            'elem' => array(
+                'type' => TType::STRING,
+                ),
+        ),
     );
 
     /**
@@ -151,6 +160,13 @@ class ResolveRequest
      * @var int
      */
     public $maxAgeMs = null;
+    /**
+     * Instances that are not chosen, as if they were not there, since a call of them has just failed: at most 64, each by its
+     * address, as a CallReport has it.
+     * 
+     * @var string[]
+     */
+    public $exclude = null;
 
     public function __construct($vals = null)
     {
@@ -187,6 +203,9 @@ class ResolveRequest
             }
             if (isset($vals['maxAgeMs'])) {
                 $this->maxAgeMs = $vals['maxAgeMs'];
+            }
+            if (isset($vals['exclude'])) {
+                $this->exclude = $vals['exclude'];
             }
         }
     }
@@ -299,6 +318,22 @@ class ResolveRequest
                         $xfer += $input->skip($ftype);
                     }
                     break;
+                case 12:
+                    if ($ftype == TType::LST) {
+                        $this->exclude = array();
+                        $_size174 = 0;
+                        $_etype177 = 0;
+                        $xfer += $input->readListBegin($_etype177, $_size174);
+                        for ($_i178 = 0; $_i178 < $_size174; ++$_i178) {
+                            $elem179 = null;
+                            $xfer += $input->readString($elem179);
+                            $this->exclude []= $elem179;
+                        }
+                        $xfer += $input->readListEnd();
+                    } else {
+                        $xfer += $input->skip($ftype);
+                    }
+                    break;
                 default:
                     $xfer += $input->skip($ftype);
                     break;
@@ -339,9 +374,9 @@ class ResolveRequest
             }
             $xfer += $output->writeFieldBegin('metadata', TType::MAP, 5);
             $output->writeMapBegin(TType::STRING, TType::STRING, count($this->metadata));
-            foreach ($this->metadata as $kiter174 => $viter175) {
-                $xfer += $output->writeString($kiter174);
-                $xfer += $output->writeString($viter175);
+            foreach ($this->metadata as $kiter180 => $viter181) {
+                $xfer += $output->writeString($kiter180);
+                $xfer += $output->writeString($viter181);
             }
             $output->writeMapEnd();
             $xfer += $output->writeFieldEnd();
@@ -374,6 +409,18 @@ class ResolveRequest
         if ($this->maxAgeMs !== null) {
             $xfer += $output->writeFieldBegin('maxAgeMs', TType::I64, 11);
             $xfer += $output->writeI64($this->maxAgeMs);
+            $xfer += $output->writeFieldEnd();
+        }
+        if ($this->exclude !== null) {
+            if (!is_array($this->exclude)) {
+                throw new TProtocolException('Bad type in structure.', TProtocolException::INVALID_DATA);
+            }
+            $xfer += $output->writeFieldBegin('exclude', TType::LST, 12);
+            $output->writeListBegin(TType::STRING, count($this->exclude));
+            foreach ($this->exclude as $iter182) {
+                $xfer += $output->writeString($iter182);
+            }
+            $output->writeListEnd();
             $xfer += $output->writeFieldEnd();
         }
         $xfer += $output->writeFieldStop();

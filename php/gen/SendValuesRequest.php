@@ -84,13 +84,13 @@ class SendValuesRequest
                 case 1:
                     if ($ftype == TType::LST) {
                         $this->values = array();
-                        $_size227 = 0;
-                        $_etype230 = 0;
-                        $xfer += $input->readListBegin($_etype230, $_size227);
-                        for ($_i231 = 0; $_i231 < $_size227; ++$_i231) {
-                            $elem232 = null;
-                            $xfer += $input->readString($elem232);
-                            $this->values []= $elem232;
+                        $_size234 = 0;
+                        $_etype237 = 0;
+                        $xfer += $input->readListBegin($_etype237, $_size234);
+                        for ($_i238 = 0; $_i238 < $_size234; ++$_i238) {
+                            $elem239 = null;
+                            $xfer += $input->readString($elem239);
+                            $this->values []= $elem239;
                         }
                         $xfer += $input->readListEnd();
                     } else {
@@ -124,8 +124,8 @@ class SendValuesRequest
             }
             $xfer += $output->writeFieldBegin('values', TType::LST, 1);
             $output->writeListBegin(TType::STRING, count($this->values));
-            foreach ($this->values as $iter233) {
-                $xfer += $output->writeString($iter233);
+            foreach ($this->values as $iter240) {
+                $xfer += $output->writeString($iter240);
             }
             $output->writeListEnd();
             $xfer += $output->writeFieldEnd();

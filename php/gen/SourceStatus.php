@@ -286,13 +286,13 @@ class SourceStatus
                 case 5:
                     if ($ftype == TType::LST) {
                         $this->roots = array();
-                        $_size283 = 0;
-                        $_etype286 = 0;
-                        $xfer += $input->readListBegin($_etype286, $_size283);
-                        for ($_i287 = 0; $_i287 < $_size283; ++$_i287) {
-                            $elem288 = null;
-                            $xfer += $input->readString($elem288);
-                            $this->roots []= $elem288;
+                        $_size290 = 0;
+                        $_etype293 = 0;
+                        $xfer += $input->readListBegin($_etype293, $_size290);
+                        for ($_i294 = 0; $_i294 < $_size290; ++$_i294) {
+                            $elem295 = null;
+                            $xfer += $input->readString($elem295);
+                            $this->roots []= $elem295;
                         }
                         $xfer += $input->readListEnd();
                     } else {
@@ -358,13 +358,13 @@ class SourceStatus
                 case 14:
                     if ($ftype == TType::LST) {
                         $this->supplies = array();
-                        $_size289 = 0;
-                        $_etype292 = 0;
-                        $xfer += $input->readListBegin($_etype292, $_size289);
-                        for ($_i293 = 0; $_i293 < $_size289; ++$_i293) {
-                            $elem294 = null;
-                            $xfer += $input->readI32($elem294);
-                            $this->supplies []= $elem294;
+                        $_size296 = 0;
+                        $_etype299 = 0;
+                        $xfer += $input->readListBegin($_etype299, $_size296);
+                        for ($_i300 = 0; $_i300 < $_size296; ++$_i300) {
+                            $elem301 = null;
+                            $xfer += $input->readI32($elem301);
+                            $this->supplies []= $elem301;
                         }
                         $xfer += $input->readListEnd();
                     } else {
@@ -411,8 +411,8 @@ class SourceStatus
             }
             $xfer += $output->writeFieldBegin('roots', TType::LST, 5);
             $output->writeListBegin(TType::STRING, count($this->roots));
-            foreach ($this->roots as $iter295) {
-                $xfer += $output->writeString($iter295);
+            foreach ($this->roots as $iter302) {
+                $xfer += $output->writeString($iter302);
             }
             $output->writeListEnd();
             $xfer += $output->writeFieldEnd();
@@ -463,8 +463,8 @@ class SourceStatus
             }
             $xfer += $output->writeFieldBegin('supplies', TType::LST, 14);
             $output->writeListBegin(TType::I32, count($this->supplies));
-            foreach ($this->supplies as $iter296) {
-                $xfer += $output->writeI32($iter296);
+            foreach ($this->supplies as $iter303) {
+                $xfer += $output->writeI32($iter303);
             }
             $output->writeListEnd();
             $xfer += $output->writeFieldEnd();

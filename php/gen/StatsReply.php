@@ -69,14 +69,14 @@ class StatsReply
                 case 1:
                     if ($ftype == TType::LST) {
                         $this->methods = array();
-                        $_size276 = 0;
-                        $_etype279 = 0;
-                        $xfer += $input->readListBegin($_etype279, $_size276);
-                        for ($_i280 = 0; $_i280 < $_size276; ++$_i280) {
-                            $elem281 = null;
-                            $elem281 = new \Roster\Thrift\MethodStats();
-                            $xfer += $elem281->read($input);
-                            $this->methods []= $elem281;
+                        $_size283 = 0;
+                        $_etype286 = 0;
+                        $xfer += $input->readListBegin($_etype286, $_size283);
+                        for ($_i287 = 0; $_i287 < $_size283; ++$_i287) {
+                            $elem288 = null;
+                            $elem288 = new \Roster\Thrift\MethodStats();
+                            $xfer += $elem288->read($input);
+                            $this->methods []= $elem288;
                         }
                         $xfer += $input->readListEnd();
                     } else {
@@ -103,8 +103,8 @@ class StatsReply
             }
             $xfer += $output->writeFieldBegin('methods', TType::LST, 1);
             $output->writeListBegin(TType::STRUCT, count($this->methods));
-            foreach ($this->methods as $iter282) {
-                $xfer += $iter282->write($output);
+            foreach ($this->methods as $iter289) {
+                $xfer += $iter289->write($output);
             }
             $output->writeListEnd();
             $xfer += $output->writeFieldEnd();

@@ -293,14 +293,14 @@ class StatusReply
                 case 4:
                     if ($ftype == TType::LST) {
                         $this->sources = array();
-                        $_size402 = 0;
-                        $_etype405 = 0;
-                        $xfer += $input->readListBegin($_etype405, $_size402);
-                        for ($_i406 = 0; $_i406 < $_size402; ++$_i406) {
-                            $elem407 = null;
-                            $elem407 = new \Roster\Thrift\SourceStatus();
-                            $xfer += $elem407->read($input);
-                            $this->sources []= $elem407;
+                        $_size409 = 0;
+                        $_etype412 = 0;
+                        $xfer += $input->readListBegin($_etype412, $_size409);
+                        for ($_i413 = 0; $_i413 < $_size409; ++$_i413) {
+                            $elem414 = null;
+                            $elem414 = new \Roster\Thrift\SourceStatus();
+                            $xfer += $elem414->read($input);
+                            $this->sources []= $elem414;
                         }
                         $xfer += $input->readListEnd();
                     } else {
@@ -310,25 +310,6 @@ class StatusReply
                 case 5:
                     if ($ftype == TType::MAP) {
                         $this->counters = array();
-                        $_size408 = 0;
-                        $_ktype409 = 0;
-                        $_vtype410 = 0;
-                        $xfer += $input->readMapBegin($_ktype409, $_vtype410, $_size408);
-                        for ($_i412 = 0; $_i412 < $_size408; ++$_i412) {
-                            $key413 = '';
-                            $val414 = 0;
-                            $xfer += $input->readString($key413);
-                            $xfer += $input->readI64($val414);
-                            $this->counters[$key413] = $val414;
-                        }
-                        $xfer += $input->readMapEnd();
-                    } else {
-                        $xfer += $input->skip($ftype);
-                    }
-                    break;
-                case 6:
-                    if ($ftype == TType::MAP) {
-                        $this->limits = array();
                         $_size415 = 0;
                         $_ktype416 = 0;
                         $_vtype417 = 0;
@@ -338,7 +319,26 @@ class StatusReply
                             $val421 = 0;
                             $xfer += $input->readString($key420);
                             $xfer += $input->readI64($val421);
-                            $this->limits[$key420] = $val421;
+                            $this->counters[$key420] = $val421;
+                        }
+                        $xfer += $input->readMapEnd();
+                    } else {
+                        $xfer += $input->skip($ftype);
+                    }
+                    break;
+                case 6:
+                    if ($ftype == TType::MAP) {
+                        $this->limits = array();
+                        $_size422 = 0;
+                        $_ktype423 = 0;
+                        $_vtype424 = 0;
+                        $xfer += $input->readMapBegin($_ktype423, $_vtype424, $_size422);
+                        for ($_i426 = 0; $_i426 < $_size422; ++$_i426) {
+                            $key427 = '';
+                            $val428 = 0;
+                            $xfer += $input->readString($key427);
+                            $xfer += $input->readI64($val428);
+                            $this->limits[$key427] = $val428;
                         }
                         $xfer += $input->readMapEnd();
                     } else {
@@ -362,13 +362,13 @@ class StatusReply
                 case 9:
                     if ($ftype == TType::LST) {
                         $this->portsTaken = array();
-                        $_size422 = 0;
-                        $_etype425 = 0;
-                        $xfer += $input->readListBegin($_etype425, $_size422);
-                        for ($_i426 = 0; $_i426 < $_size422; ++$_i426) {
-                            $elem427 = null;
-                            $xfer += $input->readString($elem427);
-                            $this->portsTaken []= $elem427;
+                        $_size429 = 0;
+                        $_etype432 = 0;
+                        $xfer += $input->readListBegin($_etype432, $_size429);
+                        for ($_i433 = 0; $_i433 < $_size429; ++$_i433) {
+                            $elem434 = null;
+                            $xfer += $input->readString($elem434);
+                            $this->portsTaken []= $elem434;
                         }
                         $xfer += $input->readListEnd();
                     } else {
@@ -385,13 +385,13 @@ class StatusReply
                 case 11:
                     if ($ftype == TType::SET) {
                         $this->capabilities = array();
-                        $_size428 = 0;
-                        $_etype431 = 0;
-                        $xfer += $input->readSetBegin($_etype431, $_size428);
-                        for ($_i432 = 0; $_i432 < $_size428; ++$_i432) {
-                            $elem433 = null;
-                            $xfer += $input->readString($elem433);
-                            $this->capabilities[$elem433] = true;
+                        $_size435 = 0;
+                        $_etype438 = 0;
+                        $xfer += $input->readSetBegin($_etype438, $_size435);
+                        for ($_i439 = 0; $_i439 < $_size435; ++$_i439) {
+                            $elem440 = null;
+                            $xfer += $input->readString($elem440);
+                            $this->capabilities[$elem440] = true;
                         }
                         $xfer += $input->readSetEnd();
                     } else {
@@ -401,16 +401,16 @@ class StatusReply
                 case 12:
                     if ($ftype == TType::MAP) {
                         $this->workers = array();
-                        $_size434 = 0;
-                        $_ktype435 = 0;
-                        $_vtype436 = 0;
-                        $xfer += $input->readMapBegin($_ktype435, $_vtype436, $_size434);
-                        for ($_i438 = 0; $_i438 < $_size434; ++$_i438) {
-                            $key439 = 0;
-                            $val440 = 0;
-                            $xfer += $input->readI32($key439);
-                            $xfer += $input->readI32($val440);
-                            $this->workers[$key439] = $val440;
+                        $_size441 = 0;
+                        $_ktype442 = 0;
+                        $_vtype443 = 0;
+                        $xfer += $input->readMapBegin($_ktype442, $_vtype443, $_size441);
+                        for ($_i445 = 0; $_i445 < $_size441; ++$_i445) {
+                            $key446 = 0;
+                            $val447 = 0;
+                            $xfer += $input->readI32($key446);
+                            $xfer += $input->readI32($val447);
+                            $this->workers[$key446] = $val447;
                         }
                         $xfer += $input->readMapEnd();
                     } else {
@@ -462,8 +462,8 @@ class StatusReply
             }
             $xfer += $output->writeFieldBegin('sources', TType::LST, 4);
             $output->writeListBegin(TType::STRUCT, count($this->sources));
-            foreach ($this->sources as $iter441) {
-                $xfer += $iter441->write($output);
+            foreach ($this->sources as $iter448) {
+                $xfer += $iter448->write($output);
             }
             $output->writeListEnd();
             $xfer += $output->writeFieldEnd();
@@ -474,9 +474,9 @@ class StatusReply
             }
             $xfer += $output->writeFieldBegin('counters', TType::MAP, 5);
             $output->writeMapBegin(TType::STRING, TType::I64, count($this->counters));
-            foreach ($this->counters as $kiter442 => $viter443) {
-                $xfer += $output->writeString($kiter442);
-                $xfer += $output->writeI64($viter443);
+            foreach ($this->counters as $kiter449 => $viter450) {
+                $xfer += $output->writeString($kiter449);
+                $xfer += $output->writeI64($viter450);
             }
             $output->writeMapEnd();
             $xfer += $output->writeFieldEnd();
@@ -487,9 +487,9 @@ class StatusReply
             }
             $xfer += $output->writeFieldBegin('limits', TType::MAP, 6);
             $output->writeMapBegin(TType::STRING, TType::I64, count($this->limits));
-            foreach ($this->limits as $kiter444 => $viter445) {
-                $xfer += $output->writeString($kiter444);
-                $xfer += $output->writeI64($viter445);
+            foreach ($this->limits as $kiter451 => $viter452) {
+                $xfer += $output->writeString($kiter451);
+                $xfer += $output->writeI64($viter452);
             }
             $output->writeMapEnd();
             $xfer += $output->writeFieldEnd();
@@ -510,8 +510,8 @@ class StatusReply
             }
             $xfer += $output->writeFieldBegin('portsTaken', TType::LST, 9);
             $output->writeListBegin(TType::STRING, count($this->portsTaken));
-            foreach ($this->portsTaken as $iter446) {
-                $xfer += $output->writeString($iter446);
+            foreach ($this->portsTaken as $iter453) {
+                $xfer += $output->writeString($iter453);
             }
             $output->writeListEnd();
             $xfer += $output->writeFieldEnd();
@@ -527,8 +527,8 @@ class StatusReply
             }
             $xfer += $output->writeFieldBegin('capabilities', TType::SET, 11);
             $output->writeSetBegin(TType::STRING, count($this->capabilities));
-            foreach ($this->capabilities as $iter447 => $iter448) {
-                $xfer += $output->writeString($iter447);
+            foreach ($this->capabilities as $iter454 => $iter455) {
+                $xfer += $output->writeString($iter454);
             }
             $output->writeSetEnd();
             $xfer += $output->writeFieldEnd();
@@ -539,9 +539,9 @@ class StatusReply
             }
             $xfer += $output->writeFieldBegin('workers', TType::MAP, 12);
             $output->writeMapBegin(TType::I32, TType::I32, count($this->workers));
-            foreach ($this->workers as $kiter449 => $viter450) {
-                $xfer += $output->writeI32($kiter449);
-                $xfer += $output->writeI32($viter450);
+            foreach ($this->workers as $kiter456 => $viter457) {
+                $xfer += $output->writeI32($kiter456);
+                $xfer += $output->writeI32($viter457);
             }
             $output->writeMapEnd();
             $xfer += $output->writeFieldEnd();

@@ -71,14 +71,14 @@ class TakeJobsReply
                 case 1:
                     if ($ftype == TType::LST) {
                         $this->jobs = array();
-                        $_size374 = 0;
-                        $_etype377 = 0;
-                        $xfer += $input->readListBegin($_etype377, $_size374);
-                        for ($_i378 = 0; $_i378 < $_size374; ++$_i378) {
-                            $elem379 = null;
-                            $elem379 = new \Roster\Thrift\Job();
-                            $xfer += $elem379->read($input);
-                            $this->jobs []= $elem379;
+                        $_size381 = 0;
+                        $_etype384 = 0;
+                        $xfer += $input->readListBegin($_etype384, $_size381);
+                        for ($_i385 = 0; $_i385 < $_size381; ++$_i385) {
+                            $elem386 = null;
+                            $elem386 = new \Roster\Thrift\Job();
+                            $xfer += $elem386->read($input);
+                            $this->jobs []= $elem386;
                         }
                         $xfer += $input->readListEnd();
                     } else {
@@ -105,8 +105,8 @@ class TakeJobsReply
             }
             $xfer += $output->writeFieldBegin('jobs', TType::LST, 1);
             $output->writeListBegin(TType::STRUCT, count($this->jobs));
-            foreach ($this->jobs as $iter380) {
-                $xfer += $iter380->write($output);
+            foreach ($this->jobs as $iter387) {
+                $xfer += $iter387->write($output);
             }
             $output->writeListEnd();
             $xfer += $output->writeFieldEnd();

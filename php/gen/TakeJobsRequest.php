@@ -131,13 +131,13 @@ class TakeJobsRequest
                 case 1:
                     if ($ftype == TType::LST) {
                         $this->queues = array();
-                        $_size360 = 0;
-                        $_etype363 = 0;
-                        $xfer += $input->readListBegin($_etype363, $_size360);
-                        for ($_i364 = 0; $_i364 < $_size360; ++$_i364) {
-                            $elem365 = null;
-                            $xfer += $input->readString($elem365);
-                            $this->queues []= $elem365;
+                        $_size367 = 0;
+                        $_etype370 = 0;
+                        $xfer += $input->readListBegin($_etype370, $_size367);
+                        for ($_i371 = 0; $_i371 < $_size367; ++$_i371) {
+                            $elem372 = null;
+                            $xfer += $input->readString($elem372);
+                            $this->queues []= $elem372;
                         }
                         $xfer += $input->readListEnd();
                     } else {
@@ -168,13 +168,13 @@ class TakeJobsRequest
                 case 5:
                     if ($ftype == TType::LST) {
                         $this->weights = array();
-                        $_size366 = 0;
-                        $_etype369 = 0;
-                        $xfer += $input->readListBegin($_etype369, $_size366);
-                        for ($_i370 = 0; $_i370 < $_size366; ++$_i370) {
-                            $elem371 = null;
-                            $xfer += $input->readI32($elem371);
-                            $this->weights []= $elem371;
+                        $_size373 = 0;
+                        $_etype376 = 0;
+                        $xfer += $input->readListBegin($_etype376, $_size373);
+                        for ($_i377 = 0; $_i377 < $_size373; ++$_i377) {
+                            $elem378 = null;
+                            $xfer += $input->readI32($elem378);
+                            $this->weights []= $elem378;
                         }
                         $xfer += $input->readListEnd();
                     } else {
@@ -201,8 +201,8 @@ class TakeJobsRequest
             }
             $xfer += $output->writeFieldBegin('queues', TType::LST, 1);
             $output->writeListBegin(TType::STRING, count($this->queues));
-            foreach ($this->queues as $iter372) {
-                $xfer += $output->writeString($iter372);
+            foreach ($this->queues as $iter379) {
+                $xfer += $output->writeString($iter379);
             }
             $output->writeListEnd();
             $xfer += $output->writeFieldEnd();
@@ -228,8 +228,8 @@ class TakeJobsRequest
             }
             $xfer += $output->writeFieldBegin('weights', TType::LST, 5);
             $output->writeListBegin(TType::I32, count($this->weights));
-            foreach ($this->weights as $iter373) {
-                $xfer += $output->writeI32($iter373);
+            foreach ($this->weights as $iter380) {
+                $xfer += $output->writeI32($iter380);
             }
             $output->writeListEnd();
             $xfer += $output->writeFieldEnd();

@@ -85,14 +85,14 @@ class WithheldReply
                 case 1:
                     if ($ftype == TType::LST) {
                         $this->withheld = array();
-                        $_size197 = 0;
-                        $_etype200 = 0;
-                        $xfer += $input->readListBegin($_etype200, $_size197);
-                        for ($_i201 = 0; $_i201 < $_size197; ++$_i201) {
-                            $elem202 = null;
-                            $elem202 = new \Roster\Thrift\WithheldTarget();
-                            $xfer += $elem202->read($input);
-                            $this->withheld []= $elem202;
+                        $_size204 = 0;
+                        $_etype207 = 0;
+                        $xfer += $input->readListBegin($_etype207, $_size204);
+                        for ($_i208 = 0; $_i208 < $_size204; ++$_i208) {
+                            $elem209 = null;
+                            $elem209 = new \Roster\Thrift\WithheldTarget();
+                            $xfer += $elem209->read($input);
+                            $this->withheld []= $elem209;
                         }
                         $xfer += $input->readListEnd();
                     } else {
@@ -126,8 +126,8 @@ class WithheldReply
             }
             $xfer += $output->writeFieldBegin('withheld', TType::LST, 1);
             $output->writeListBegin(TType::STRUCT, count($this->withheld));
-            foreach ($this->withheld as $iter203) {
-                $xfer += $iter203->write($output);
+            foreach ($this->withheld as $iter210) {
+                $xfer += $iter210->write($output);
             }
             $output->writeListEnd();
             $xfer += $output->writeFieldEnd();

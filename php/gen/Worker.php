@@ -307,13 +307,13 @@ class Worker
                 case 9:
                     if ($ftype == TType::LST) {
                         $this->retiring = array();
-                        $_size297 = 0;
-                        $_etype300 = 0;
-                        $xfer += $input->readListBegin($_etype300, $_size297);
-                        for ($_i301 = 0; $_i301 < $_size297; ++$_i301) {
-                            $elem302 = null;
-                            $xfer += $input->readI32($elem302);
-                            $this->retiring []= $elem302;
+                        $_size304 = 0;
+                        $_etype307 = 0;
+                        $xfer += $input->readListBegin($_etype307, $_size304);
+                        for ($_i308 = 0; $_i308 < $_size304; ++$_i308) {
+                            $elem309 = null;
+                            $xfer += $input->readI32($elem309);
+                            $this->retiring []= $elem309;
                         }
                         $xfer += $input->readListEnd();
                     } else {
@@ -415,8 +415,8 @@ class Worker
             }
             $xfer += $output->writeFieldBegin('retiring', TType::LST, 9);
             $output->writeListBegin(TType::I32, count($this->retiring));
-            foreach ($this->retiring as $iter303) {
-                $xfer += $output->writeI32($iter303);
+            foreach ($this->retiring as $iter310) {
+                $xfer += $output->writeI32($iter310);
             }
             $output->writeListEnd();
             $xfer += $output->writeFieldEnd();

@@ -71,14 +71,14 @@ class WorkerCommandReply
                 case 1:
                     if ($ftype == TType::LST) {
                         $this->answers = array();
-                        $_size339 = 0;
-                        $_etype342 = 0;
-                        $xfer += $input->readListBegin($_etype342, $_size339);
-                        for ($_i343 = 0; $_i343 < $_size339; ++$_i343) {
-                            $elem344 = null;
-                            $elem344 = new \Roster\Thrift\WorkerAnswer();
-                            $xfer += $elem344->read($input);
-                            $this->answers []= $elem344;
+                        $_size346 = 0;
+                        $_etype349 = 0;
+                        $xfer += $input->readListBegin($_etype349, $_size346);
+                        for ($_i350 = 0; $_i350 < $_size346; ++$_i350) {
+                            $elem351 = null;
+                            $elem351 = new \Roster\Thrift\WorkerAnswer();
+                            $xfer += $elem351->read($input);
+                            $this->answers []= $elem351;
                         }
                         $xfer += $input->readListEnd();
                     } else {
@@ -105,8 +105,8 @@ class WorkerCommandReply
             }
             $xfer += $output->writeFieldBegin('answers', TType::LST, 1);
             $output->writeListBegin(TType::STRUCT, count($this->answers));
-            foreach ($this->answers as $iter345) {
-                $xfer += $iter345->write($output);
+            foreach ($this->answers as $iter352) {
+                $xfer += $iter352->write($output);
             }
             $output->writeListEnd();
             $xfer += $output->writeFieldEnd();

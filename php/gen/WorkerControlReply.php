@@ -113,14 +113,14 @@ class WorkerControlReply
                 case 1:
                     if ($ftype == TType::LST) {
                         $this->outcomes = array();
-                        $_size325 = 0;
-                        $_etype328 = 0;
-                        $xfer += $input->readListBegin($_etype328, $_size325);
-                        for ($_i329 = 0; $_i329 < $_size325; ++$_i329) {
-                            $elem330 = null;
-                            $elem330 = new \Roster\Thrift\WorkerOutcome();
-                            $xfer += $elem330->read($input);
-                            $this->outcomes []= $elem330;
+                        $_size332 = 0;
+                        $_etype335 = 0;
+                        $xfer += $input->readListBegin($_etype335, $_size332);
+                        for ($_i336 = 0; $_i336 < $_size332; ++$_i336) {
+                            $elem337 = null;
+                            $elem337 = new \Roster\Thrift\WorkerOutcome();
+                            $xfer += $elem337->read($input);
+                            $this->outcomes []= $elem337;
                         }
                         $xfer += $input->readListEnd();
                     } else {
@@ -168,8 +168,8 @@ class WorkerControlReply
             }
             $xfer += $output->writeFieldBegin('outcomes', TType::LST, 1);
             $output->writeListBegin(TType::STRUCT, count($this->outcomes));
-            foreach ($this->outcomes as $iter331) {
-                $xfer += $iter331->write($output);
+            foreach ($this->outcomes as $iter338) {
+                $xfer += $iter338->write($output);
             }
             $output->writeListEnd();
             $xfer += $output->writeFieldEnd();

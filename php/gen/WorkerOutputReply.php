@@ -97,14 +97,14 @@ class WorkerOutputReply
                 case 1:
                     if ($ftype == TType::LST) {
                         $this->lines = array();
-                        $_size332 = 0;
-                        $_etype335 = 0;
-                        $xfer += $input->readListBegin($_etype335, $_size332);
-                        for ($_i336 = 0; $_i336 < $_size332; ++$_i336) {
-                            $elem337 = null;
-                            $elem337 = new \Roster\Thrift\WorkerLine();
-                            $xfer += $elem337->read($input);
-                            $this->lines []= $elem337;
+                        $_size339 = 0;
+                        $_etype342 = 0;
+                        $xfer += $input->readListBegin($_etype342, $_size339);
+                        for ($_i343 = 0; $_i343 < $_size339; ++$_i343) {
+                            $elem344 = null;
+                            $elem344 = new \Roster\Thrift\WorkerLine();
+                            $xfer += $elem344->read($input);
+                            $this->lines []= $elem344;
                         }
                         $xfer += $input->readListEnd();
                     } else {
@@ -145,8 +145,8 @@ class WorkerOutputReply
             }
             $xfer += $output->writeFieldBegin('lines', TType::LST, 1);
             $output->writeListBegin(TType::STRUCT, count($this->lines));
-            foreach ($this->lines as $iter338) {
-                $xfer += $iter338->write($output);
+            foreach ($this->lines as $iter345) {
+                $xfer += $iter345->write($output);
             }
             $output->writeListEnd();
             $xfer += $output->writeFieldEnd();

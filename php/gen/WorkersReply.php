@@ -85,14 +85,14 @@ class WorkersReply
                 case 1:
                     if ($ftype == TType::LST) {
                         $this->workers = array();
-                        $_size318 = 0;
-                        $_etype321 = 0;
-                        $xfer += $input->readListBegin($_etype321, $_size318);
-                        for ($_i322 = 0; $_i322 < $_size318; ++$_i322) {
-                            $elem323 = null;
-                            $elem323 = new \Roster\Thrift\Worker();
-                            $xfer += $elem323->read($input);
-                            $this->workers []= $elem323;
+                        $_size325 = 0;
+                        $_etype328 = 0;
+                        $xfer += $input->readListBegin($_etype328, $_size325);
+                        for ($_i329 = 0; $_i329 < $_size325; ++$_i329) {
+                            $elem330 = null;
+                            $elem330 = new \Roster\Thrift\Worker();
+                            $xfer += $elem330->read($input);
+                            $this->workers []= $elem330;
                         }
                         $xfer += $input->readListEnd();
                     } else {
@@ -126,8 +126,8 @@ class WorkersReply
             }
             $xfer += $output->writeFieldBegin('workers', TType::LST, 1);
             $output->writeListBegin(TType::STRUCT, count($this->workers));
-            foreach ($this->workers as $iter324) {
-                $xfer += $iter324->write($output);
+            foreach ($this->workers as $iter331) {
+                $xfer += $iter331->write($output);
             }
             $output->writeListEnd();
             $xfer += $output->writeFieldEnd();

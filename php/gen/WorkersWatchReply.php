@@ -117,14 +117,14 @@ class WorkersWatchReply
                 case 1:
                     if ($ftype == TType::LST) {
                         $this->changes = array();
-                        $_size304 = 0;
-                        $_etype307 = 0;
-                        $xfer += $input->readListBegin($_etype307, $_size304);
-                        for ($_i308 = 0; $_i308 < $_size304; ++$_i308) {
-                            $elem309 = null;
-                            $elem309 = new \Roster\Thrift\Worker();
-                            $xfer += $elem309->read($input);
-                            $this->changes []= $elem309;
+                        $_size311 = 0;
+                        $_etype314 = 0;
+                        $xfer += $input->readListBegin($_etype314, $_size311);
+                        for ($_i315 = 0; $_i315 < $_size311; ++$_i315) {
+                            $elem316 = null;
+                            $elem316 = new \Roster\Thrift\Worker();
+                            $xfer += $elem316->read($input);
+                            $this->changes []= $elem316;
                         }
                         $xfer += $input->readListEnd();
                     } else {
@@ -134,13 +134,13 @@ class WorkersWatchReply
                 case 2:
                     if ($ftype == TType::LST) {
                         $this->removed = array();
-                        $_size310 = 0;
-                        $_etype313 = 0;
-                        $xfer += $input->readListBegin($_etype313, $_size310);
-                        for ($_i314 = 0; $_i314 < $_size310; ++$_i314) {
-                            $elem315 = null;
-                            $xfer += $input->readString($elem315);
-                            $this->removed []= $elem315;
+                        $_size317 = 0;
+                        $_etype320 = 0;
+                        $xfer += $input->readListBegin($_etype320, $_size317);
+                        for ($_i321 = 0; $_i321 < $_size317; ++$_i321) {
+                            $elem322 = null;
+                            $xfer += $input->readString($elem322);
+                            $this->removed []= $elem322;
                         }
                         $xfer += $input->readListEnd();
                     } else {
@@ -181,8 +181,8 @@ class WorkersWatchReply
             }
             $xfer += $output->writeFieldBegin('changes', TType::LST, 1);
             $output->writeListBegin(TType::STRUCT, count($this->changes));
-            foreach ($this->changes as $iter316) {
-                $xfer += $iter316->write($output);
+            foreach ($this->changes as $iter323) {
+                $xfer += $iter323->write($output);
             }
             $output->writeListEnd();
             $xfer += $output->writeFieldEnd();
@@ -193,8 +193,8 @@ class WorkersWatchReply
             }
             $xfer += $output->writeFieldBegin('removed', TType::LST, 2);
             $output->writeListBegin(TType::STRING, count($this->removed));
-            foreach ($this->removed as $iter317) {
-                $xfer += $output->writeString($iter317);
+            foreach ($this->removed as $iter324) {
+                $xfer += $output->writeString($iter324);
             }
             $output->writeListEnd();
             $xfer += $output->writeFieldEnd();

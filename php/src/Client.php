@@ -37,6 +37,8 @@ class Client
 {
     /** The longest key by which an instance is chosen. */
     private const MAX_KEY_BYTES = 1_024;
+    /** The most instances that a choice leaves out. */
+    private const MAX_EXCLUDED = 64;
 
     private readonly ?SharedFile $file;
     /** The other transports, created on first use. */
@@ -177,8 +179,8 @@ class Client
     /**
      * Returns one callable instance of a service; the same one for the same key, as long as it exists.
      *
-     * If only the service and a key are given, the shared file answers, unless masters offer the service: only the
-     * sidecar knows which of them are connected right now.
+     * If only the service, a key and what to exclude are given, the shared file answers, unless masters offer the service:
+     * only the sidecar knows which of them are connected right now.
      *
      * @param string|int $service its name without a version
      * @param ?string $version a version requirement in Composer's syntax, such as `^1.2`; null: the newest with a
@@ -189,6 +191,8 @@ class Client
      * @param ?int $subset choose from a subset of this size, the same for the same `subsetKey` while its instances
      *     exist
      * @param ?string $subsetKey the owner of the subset; null: this host
+     * @param array<string|Resolved|Instance> $exclude instances that are not chosen, since a call of them has just failed, or
+     *     the addresses of such (`$resolved->address()`); at most 64
      * @throws Exception\NoInstance if there is none
      */
     public function resolve(
@@ -203,10 +207,23 @@ class Client
         ?int $subset = null,
         ?string $subsetKey = null,
         ?int $maxAge = null,
+        array $exclude = [],
     ): Resolved {
         self::checkAge($maxAge);
         $maxAge ??= $this->maxAge;
-        $request = self::wanted($service, $key, $version, $group, $zone, $metadata, $balance, $preferZone, $subset, $subsetKey);
+        $request = self::wanted(
+            $service,
+            $key,
+            $version,
+            $group,
+            $zone,
+            $metadata,
+            $balance,
+            $preferZone,
+            $subset,
+            $subsetKey,
+            $exclude,
+        );
         $found = $this->resolvedByFile([$request], $maxAge);
         if ($found !== null) {
             return $found[0];
@@ -282,6 +299,7 @@ class Client
         ?string $preferZone = null,
         ?int $subset = null,
         ?string $subsetKey = null,
+        array $exclude = [],
     ): array {
         if ($service === '') {
             throw new InvalidRequest('service', 'it is empty');
@@ -304,7 +322,25 @@ class Client
             'preferZone' => $preferZone,
             'subset' => $subset,
             'subsetKey' => $subset === null ? null : $subsetKey ?? gethostname(),
+            'exclude' => $exclude === [] ? null : self::addresses($exclude),
         ];
+    }
+
+    /**
+     * @param array<string|Resolved|Instance> $exclude
+     * @return list<string>
+     */
+    private static function addresses(array $exclude): array
+    {
+        if (count($exclude) > self::MAX_EXCLUDED) {
+            throw new InvalidRequest('exclude', 'more than ' . self::MAX_EXCLUDED . ' of them');
+        }
+        $address = static fn (string|Resolved|Instance $it) => is_string($it) ? $it : $it->address();
+        $addresses = array_map($address, array_values($exclude));
+        if (max(array_map(strlen(...), $addresses)) > self::MAX_KEY_BYTES) {
+            throw new InvalidRequest('exclude', 'one is longer than ' . self::MAX_KEY_BYTES . ' bytes');
+        }
+        return $addresses;
     }
 
     /**
@@ -392,9 +428,9 @@ class Client
     private static function resolvedByOne(SharedFile $file, array $request, ?int $maxAge): ?Resolved
     {
         $given = count($request) - count(array_keys($request, null, true));
-        return $given > 1 + (int) ($request['key'] !== null)
+        return $given > 1 + (int) ($request['key'] !== null) + (int) ($request['exclude'] !== null)
             ? null
-            : $file->resolve($request['serviceName'], $request['key'], $maxAge);
+            : $file->resolve($request['serviceName'], $request['key'], $maxAge, $request['exclude'] ?? []);
     }
 
     /** @param array<string, mixed> $request */
@@ -402,7 +438,7 @@ class Client
     {
         $service = $request['serviceName'];
         $by = array_keys(array_filter($request, static fn (mixed $it) => $it !== null));
-        $by = implode('`, `', array_diff($by, ['serviceName', 'key', 'subsetKey']));
+        $by = implode('`, `', array_diff($by, ['serviceName', 'key', 'subsetKey', 'exclude']));
         if ($by !== '') {
             $why = "of $service no instance is chosen: only a sidecar chooses by `$by`, and none answers";
             return new Exception\NoInstance($service, $why);
@@ -410,6 +446,7 @@ class Client
         $why = 'the shared file that it left does not say which instance can be called of it';
         try {
             $one = self::resolvedByOne($file, $request, $maxAge);
+            $why = $one === null ? self::whyNone($file, $request, $maxAge) ?? $why : '';
         } catch (NotReady $unknown) {
             $why = $unknown->getMessage();
         } catch (TransportFailed $failure) {
@@ -417,6 +454,22 @@ class Client
             $why = isset($file->freshness) ? $failure->getMessage() : throw $failure;
         }
         return $one ?? new Exception\NoInstance($service, "of $service no instance is known: no sidecar answers, and $why");
+    }
+
+    /**
+     * Why the shared file that was left has no instance to choose; null: it does not say.
+     *
+     * @param array<string, mixed> $request
+     */
+    private static function whyNone(SharedFile $file, array $request, ?int $maxAge): ?string
+    {
+        if ($request['exclude'] !== null && self::resolvedByOne($file, ['exclude' => null] + $request, $maxAge) !== null) {
+            return 'every instance that the shared file has left to choose from is excluded by the request';
+        }
+        $known = $file->instances(['serviceName' => $request['serviceName']], $maxAge);
+        $down = count(array_filter($known, static fn (Instance $it) => $it->state === InstanceState::Down));
+        $are = $down === 1 ? 'is' : 'are';
+        return $down === 0 ? null : 'of ' . count($known) . " in the shared file that it left $down $are DOWN";
     }
 
     /** Returns a master by its id; null if it does not exist. */

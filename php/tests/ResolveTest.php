@@ -43,8 +43,9 @@ final class ResolveTest extends TestCase
     public function testEachKeyGoesWhereTheSidecarSendsIt(array $instances, string $chunk, array $picks): void
     {
         $roster = Client::local('', '', self::file($instances, [base64_decode($chunk)])->path);
-        foreach ($picks as ['key' => $key, 'address' => $address]) {
-            $resolved = $roster->resolve('web', key: $key);
+        foreach ($picks as $pick) {
+            ['key' => $key, 'address' => $address] = $pick;
+            $resolved = $roster->resolve('web', key: $key, exclude: $pick['exclude'] ?? []);
             self::assertSame([$address, 'http', null], [$resolved->address(), $resolved->protocol, $resolved->masterId], $key);
             self::assertSame(Transport::Shared, $resolved->freshness->from);
         }
@@ -71,6 +72,44 @@ final class ResolveTest extends TestCase
         }
     }
 
+    /** @requires extension dba */
+    public function testWhatIsExcludedIsNeitherDrawnNorChosenByAKey(): void
+    {
+        // In both chunks, and two at one address.
+        $instances = array_map(static fn (int $n) => ['address' => "10.0.0.$n:80", 'weight' => $n === 7 ? 9_000 : 1], range(0, 299));
+        $instances[280]['address'] = '10.0.0.7:80';
+        $chunks = array_map(self::chunk(...), array_chunk($instances, Picks::CHUNK));
+        $roster = Client::local('', '', self::file($instances, $chunks)->path);
+        $failed = $roster->resolve('web', key: 'k', exclude: []);
+        self::assertSame('10.0.0.7:80', $failed->address());
+        $others = array_map(static fn (int $n) => "10.0.0.$n:80", range(8, 70));
+        $found = [];
+        for ($key = 0; $key < 300; $key++) {
+            $found[] = $roster->resolve('web', key: $key, exclude: [$failed, ...$others])->address();
+            $found[] = $roster->resolveMany([['service' => 'web', 'exclude' => [$failed, ...$others]]])[0]->address();
+        }
+        self::assertSame([], array_intersect($found, ['10.0.0.7:80', ...$others]));
+        self::assertSame(Transport::Shared, $roster->freshness()->from);
+        self::assertNotEmpty(array_intersect($found, array_column(array_slice($instances, Picks::CHUNK), 'address')));
+    }
+
+    /** @requires extension dba */
+    public function testWhereAllAreExcludedOrDownTheFileThatWasLeftSaysSo(): void
+    {
+        $instances = [['address' => 'a:1', 'weight' => 1]];
+        $file = self::file($instances, [self::chunk($instances)], silenceMs: 60_000);
+        $file->write(['instances/off' => '{"1.0.0":2}']);
+        foreach ([0, 1] as $number) {
+            $down = '{"serviceName":"off","version":"1.0.0","state":"DOWN"}';
+            $file->write(["instance/off\0001.0.0\000$number" => $down]);
+        }
+        $all = ['service' => 'web', 'exclude' => ['a:1']];
+        $found = Client::local('', '', $file->path)->resolveMany(['web', $all, 'off']);
+        self::assertSame('a:1', $found[0]->address());
+        self::assertStringContainsString('excluded by the request', $found[1]->getMessage());
+        self::assertStringContainsString('of 2 in the shared file that it left 2 are DOWN', $found[2]->getMessage());
+    }
+
     public function testAnInstanceThatWarmsUpWeighsAsMuchAsInTheSidecar(): void
     {
         $vectors = self::vectorsOf('warmUps');
@@ -90,6 +129,8 @@ final class ResolveTest extends TestCase
         $wrong = [
             'key: longer than 1024 bytes; give a hash of it' => ['service' => 'web', 'key' => str_repeat('x', 1_025)],
             'service: it is empty' => ['service' => ''],
+            'exclude: more than 64 of them' => ['service' => 'web', 'exclude' => array_fill(0, 65, 'a:1')],
+            'exclude: one is longer than 1024 bytes' => ['service' => 'web', 'exclude' => [str_repeat('x', 1_025)]],
         ];
         foreach ($wrong as $why => $request) {
             foreach ([fn () => $roster->resolve(...$request), fn () => $roster->resolveMany([$request])] as $resolve) {

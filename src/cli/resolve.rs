@@ -50,6 +50,9 @@ pub(crate) struct Resolve {
     /// The owner of the subset
     #[arg(long, value_name = "TEXT", requires = "subset")]
     subset_key: Option<String>,
+    /// Not the one at this address, as `roster resolve` prints it, since a call of it failed; if repeated, none of them
+    #[arg(long, value_name = "ADDRESS")]
+    exclude: Vec<String>,
     /// Refuse data that has not been confirmed in sync for longer than this; a bare number is in seconds
     #[arg(long, value_name = "DURATION", value_parser = duration)]
     max_age: Option<Duration>,
@@ -93,6 +96,7 @@ impl Resolve {
             subset: self.subset,
             subset_key: self.subset_key.map(Into::into),
             max_age_ms: self.max_age.map(age),
+            exclude: (!self.exclude.is_empty()).then_some(self.exclude),
             ..ResolveRequest::of(self.service)
         };
         let mut client = self.connection.client();

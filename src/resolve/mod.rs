@@ -13,8 +13,8 @@ use semver::Version;
 pub use self::explain::{Explanation, explain, newest_callable};
 use self::pick::{Callable, Candidate, has_endpoints, pick, pick_master};
 pub use self::requirement::{NoRequirement, Requirement};
-use crate::model::{Instance, shortened};
-use crate::store::{Directory, InstanceSet, Instances, MasterEntry};
+use crate::model::{Instance, InstanceState, shortened};
+use crate::store::{Directory, InstanceSet, Instances, MasterEntry, key_hash};
 
 /// How to choose among candidates. One with weight 0 is never chosen.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -46,6 +46,8 @@ pub struct Query {
     pub subset: Option<Subset>,
     /// Providers that were already tried.
     pub exclude: Vec<Arc<str>>,
+    /// Hashes of addresses that the caller leaves out, as if nothing were there.
+    pub exclude_at: Vec<u64>,
 }
 
 /// A subset of the instances, the same for the same caller as long as they exist.
@@ -95,8 +97,10 @@ pub enum NoInstance {
     NoWeight(String),
     #[error("every instance of the service `{0}` that will do is drained")]
     Drained(String),
-    #[error("no instance of the service `{0}` that will do can be called now")]
-    NoneUp(String),
+    #[error("every instance of the service `{0}` that will do is excluded by the request")]
+    Excluded(String),
+    #[error("no instance of the service `{0}` that will do can be called now: {1}; `roster explain {0}` tells more")]
+    NoneUp(String, String),
 }
 
 /// The metadata as written on a command line, cut if long.
@@ -217,8 +221,30 @@ fn why_none(instances: &Instances, service: &str, query: &Query) -> NoInstance {
     if left.is_empty() {
         return NoInstance::NoWeight(name);
     }
-    let are_drained = left.iter().all(|it| it.withheld.drained.is_some());
-    if are_drained { NoInstance::Drained(name) } else { NoInstance::NoneUp(name) }
+    if left.iter().all(|it| it.withheld.drained.is_some()) {
+        return NoInstance::Drained(name);
+    }
+    if left.iter().all(|it| query.leaves_out(key_hash(it.address()))) {
+        return NoInstance::Excluded(name);
+    }
+    let mut counts: BTreeMap<&str, usize> = BTreeMap::new();
+    left.iter().for_each(|it| *counts.entry(why_not_called(it, query)).or_default() += 1);
+    let one = |(why, count): (&str, usize)| format!("{count} {} {why}", if count == 1 { "is" } else { "are" });
+    NoInstance::NoneUp(name, counts.into_iter().map(one).collect::<Vec<_>>().join(", "))
+}
+
+/// What an instance is that has a weight, and is not called.
+fn why_not_called(instance: &Instance, query: &Query) -> &'static str {
+    match instance.state {
+        _ if query.leaves_out(key_hash(instance.address())) => "excluded by the request",
+        _ if instance.withheld.drained.is_some() => "drained",
+        InstanceState::Down => "DOWN",
+        InstanceState::Returning => "expected back after a restart",
+        InstanceState::Unknown => "in a state that this sidecar does not know",
+        InstanceState::Up if !instance.takes_calls() => "no longer registered and silent",
+        InstanceState::Up if instance.master().is_some() => "not connected",
+        InstanceState::Up => "without an endpoint",
+    }
 }
 
 /// The instances of each version that meets the requirement, newest first.

@@ -108,7 +108,7 @@ fn candidate<'a>(
 ) -> Option<Candidate<'a>> {
     #[cfg(test)]
     LOOKS.set(LOOKS.get() + 1);
-    if query.exclude.contains(&provider.id) {
+    if query.exclude.contains(&provider.id) || query.leaves_out(provider.address_hash) {
         return None;
     }
     let may_be_chosen =
@@ -138,7 +138,7 @@ pub(super) fn has_endpoints(instance: &Instance) -> bool {
 fn pick_near<'a>(set: &'a InstanceSet, query: &Query, zone: &str, will_do: WillDo<'_, 'a>) -> Option<Candidate<'a>> {
     let is_near = |candidate: &Candidate<'a>| *candidate.instance.zone == *zone;
     let (mut known, mut callable) = (0, 0);
-    for provider in set.unordered() {
+    for provider in set.unordered().filter(|provider| !query.leaves_out(provider.address_hash)) {
         if provider.instances.iter().any(|it| it.weight > 0 && query.admits(it) && *it.zone == *zone) {
             known += 1;
             callable += usize::from(will_do(provider).is_some());
@@ -290,18 +290,20 @@ impl Query {
     pub fn cost(&self, instances: &Instances) -> usize {
         const HASHES: usize = 8;
         const HASHES_OF_KEY_AT_ONCE: usize = 8;
-        let is_any = !self.is_selective() && self.prefer_zone.is_none();
+        let is_any = !self.is_selective() && self.prefer_zone.is_none() && self.exclude_at.is_empty();
         let looks = |set: &InstanceSet| match is_any && set.is_dense(|| millis_since_1970(SystemTime::now())) {
             true => 0,
             false => LOOKS_AT_ONE,
         };
         let of_subset = if self.subset.is_some() { HASHES } else { 0 };
+        let of_excluded = self.exclude_at.len();
         let of_key = |set: &InstanceSet| match self.balance {
             Balance::Key(_) => set.len() / HASHES_OF_KEY_AT_ONCE,
             _ => 0,
         };
         let of_metadata = |set: &InstanceSet| self.cost_of_metadata(set.len(), set.metadata_bytes());
-        let of_set = |set: &InstanceSet| set.len() * (looks(set) + of_subset) + of_key(set) + of_metadata(set);
+        let of_set =
+            |set: &InstanceSet| set.len() * (looks(set) + of_subset + of_excluded) + of_key(set) + of_metadata(set);
         let mut cost = 0;
         for set in instances.values() {
             cost += self.cost_of_version() + of_set(set);
@@ -334,6 +336,11 @@ impl Query {
         // A value that may be equal is compared as a whole.
         let of_each = self.metadata.values().map(|wanted| LOOKS_AT_ONE + wanted.len()).sum::<usize>();
         count * of_each + self.metadata.len() * bytes / BYTES_PASSED_OVER_AT_ONCE
+    }
+
+    /// Whether the caller leaves out what is at the address with this hash.
+    pub(super) fn leaves_out(&self, address_hash: u64) -> bool {
+        self.exclude_at.contains(&address_hash)
     }
 
     /// Whether it asks for more than a version.

@@ -364,7 +364,9 @@ fn what_php_computes_is_computed_here() {
             add(&mut directory, &text(&instance["address"]), |it| it.weight = weight);
         }
         for pick in all(&vector["picks"]) {
-            let found = resolved(&directory, &key(text(&pick["key"])));
+            let excluded = pick["exclude"].as_array().into_iter().flatten();
+            let exclude_at = excluded.map(|address| key_hash(text(address))).collect();
+            let found = resolved(&directory, &Query { exclude_at, ..key(text(&pick["key"])) });
             assert_eq!(found, Ok(text(&pick["address"])), "{}: {pick}", vector["what"]);
         }
     }
@@ -628,7 +630,57 @@ fn what_is_asked_for_is_what_is_chosen_or_it_is_told_why_not() {
     let mut directory = self::directory(&[("a:1", 0)]);
     assert_eq!(resolved(&directory, &Query::default()), Err(NoInstance::NoWeight("db".into())));
     add(&mut directory, "b:1", |it| it.state = InstanceState::Returning);
-    assert_eq!(resolved(&directory, &Query::default()), Err(NoInstance::NoneUp("db".into())));
+    let none = resolved(&directory, &Query::default());
+    assert_eq!(none, Err(NoInstance::NoneUp("db".into(), "1 is expected back after a restart".into())));
+}
+
+#[test]
+fn of_what_is_there_and_cannot_be_called_the_states_are_counted() {
+    let mut directory = Directory::default();
+    let none = |directory: &Directory, exclude: &str| {
+        let query = Query { exclude_at: vec![key_hash(exclude)], ..Query::default() };
+        resolved(directory, &query).expect_err("none").to_string()
+    };
+    add(&mut directory, "a:1", |it| it.state = InstanceState::Down);
+    let why =
+        "no instance of the service `db` that will do can be called now: 1 is DOWN; `roster explain db` tells more";
+    assert_eq!(none(&directory, "nobody:1"), why);
+    add(&mut directory, "b:1", |it| it.state = InstanceState::Down);
+    add(&mut directory, "c:1", |_| {});
+    add(&mut directory, "d:1", |it| it.endpoints = Arc::default());
+    withhold(&mut directory, WithholdKind::Drained, "c:1", withholding(2));
+    let why = none(&directory, "nobody:1");
+    assert!(why.contains(": 2 are DOWN, 1 is drained, 1 is without an endpoint; `roster"), "{why}");
+    add(&mut directory, "e:1", |_| {});
+    assert!(none(&directory, "e:1").contains("1 is excluded by the request"), "{}", none(&directory, "e:1"));
+}
+
+#[test]
+fn what_the_caller_leaves_out_is_chosen_by_no_policy_and_counts_nowhere() {
+    fastrand::seed(7);
+    let mut directory = directory(&[("a:1", 100), ("b:1", 100), ("c:1", 900)]);
+    let without = |addresses: &[&str], query: Query| {
+        let exclude_at = addresses.iter().map(key_hash).collect();
+        Query { exclude_at, ..query }
+    };
+    assert_near(counts(&directory, &without(&["c:1"], by(Balance::Random)), 2_000)["a:1"], 2_000, 0.5);
+    for query in [by(Balance::RoundRobin), by(Balance::LeastOutstanding), by(Balance::LeastLoad), key(7)] {
+        let near = Query { prefer_zone: Some(String::new()), ..query.clone() };
+        let subset = Query { subset: Some(Subset { size: 2, of: "x".into() }), ..query.clone() };
+        for query in [query, near, subset] {
+            let query = without(&["c:1"], query);
+            assert!(!counts(&directory, &query, 100).contains_key("c:1"), "{query:?}");
+        }
+    }
+    let all = without(&["a:1", "b:1", "c:1"], Query::default());
+    assert_eq!(resolved(&directory, &all), Err(NoInstance::Excluded("db".into())));
+    // Its zone is not taken for one of which much is down.
+    add(&mut directory, "d:1", |it| it.zone = "far".into());
+    let near = without(&["b:1", "c:1"], Query { prefer_zone: Some(String::new()), ..by(Balance::Random) });
+    assert_eq!(counts(&directory, &near, 200).into_keys().collect::<Vec<_>>(), ["a:1"]);
+    // What is ejected is better than what has just failed.
+    withhold(&mut directory, WithholdKind::Ejected, "d:1", withholding(2));
+    assert_eq!(resolved(&directory, &all), Ok("d:1".into()));
 }
 
 #[test]

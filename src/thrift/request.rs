@@ -13,7 +13,7 @@ use crate::call::{Arguments, Encoding, Request};
 use crate::model::{Command, split_name};
 use crate::net::Remote;
 use crate::resolve::{Balance, NoRequirement, Query, Requirement, Subset};
-use crate::store::Directory;
+use crate::store::{Directory, key_hash};
 use crate::tunnel::RegisterAddr;
 use crate::tunnel::message::check_command;
 use crate::tunnel::value::{get, text};
@@ -29,6 +29,9 @@ const MAX_RETRIES: usize = 64;
 
 /// The longest balancing key, in bytes: it is hashed for each master.
 const MAX_KEY: usize = 1024;
+
+/// The most instances that a choice may leave out, each of which is compared with all.
+const MAX_EXCLUDED: usize = 64;
 
 /// The most registers sent to masters at once.
 const MAX_REGISTERS: usize = 64;
@@ -97,6 +100,7 @@ pub(super) fn query(request: ResolveRequest, exact: Option<Version>) -> Result<Q
         prefer_zone: request.prefer_zone,
         subset: subset(request.subset, request.subset_key)?,
         exclude: Vec::new(),
+        exclude_at: excluded(request.exclude.unwrap_or_default())?,
     })
 }
 
@@ -127,6 +131,17 @@ fn subset(size: Option<i32>, of: Option<Vec<u8>>) -> Result<Option<Subset>, Inva
         }
         (Some(Ok(size)), Some(of)) => Ok(Some(Subset { size, of })),
     }
+}
+
+/// The hashes of addresses to leave out.
+fn excluded(addresses: Vec<String>) -> Result<Vec<u64>, InvalidRequest> {
+    if addresses.len() > MAX_EXCLUDED {
+        return Err(invalid("exclude", format!("more than {MAX_EXCLUDED} of them")));
+    }
+    if addresses.iter().any(|address| address.len() > MAX_KEY) {
+        return Err(invalid("exclude", format!("one is longer than {MAX_KEY} bytes")));
+    }
+    Ok(addresses.iter().map(key_hash).collect())
 }
 
 /// The error for unreadable arguments.

@@ -40,6 +40,8 @@ fn one_is_resolved_and_the_distribution_follows_the_weights() {
     assert!((214..387).contains(&times(&a)), "{chosen:?}");
     let keyed = || scene.roster.cli(["resolve", "mail", "--key", "user:42"]).text();
     assert_eq!(keyed(), keyed());
+    let other = scene.roster.cli(["resolve", "mail", "--exclude", a.trim()]).text();
+    assert_eq!(other, b, "the third has no weight");
     let table = scene.roster.cli(["resolve", "mail", "-n", "50", "--key", "user:", "--prefer-zone", "a"]).text();
     assert!(table.starts_with("INSTANCE") && table.contains("100.0 %"), "{table}");
     for (arguments, told) in [
@@ -51,6 +53,8 @@ fn one_is_resolved_and_the_distribution_follows_the_weights() {
         assert_eq!(ended.code, Some(1), "{ended:?}");
         assert!(ended.wrong.contains(told), "{ended:?}");
     }
+    let none = scene.roster.cli(["resolve", "mail", "--exclude", a.trim(), "--exclude", b.trim()]);
+    assert!(none.code == Some(1) && none.wrong.contains("that will do is excluded by the request"), "{none:?}");
     assert_eq!(scene.roster.cli(["resolve", "mail", "--version", "new"]).code, Some(2));
     drop(masters);
     eventually("nobody is left", SOON, || {

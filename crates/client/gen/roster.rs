@@ -5614,10 +5614,13 @@ pub struct ResolveRequest {
   /// Who chooses, at most 1,024 bytes, whichever they are: the name of a host.
   pub subset_key: Option<Vec<u8>>,
   pub max_age_ms: Option<i64>,
+  /// Instances that are not chosen, as if they were not there, since a call of them has just failed: at most 64, each by its
+  /// address, as a CallReport has it.
+  pub exclude: Option<Vec<String>>,
 }
 
 impl ResolveRequest {
-  pub fn new<F2, F3, F4, F5, F6, F7, F8, F9, F10, F11>(service_name: String, version: F2, group: F3, zone: F4, metadata: F5, balance: F6, key: F7, prefer_zone: F8, subset: F9, subset_key: F10, max_age_ms: F11) -> ResolveRequest where F2: Into<Option<String>>, F3: Into<Option<String>>, F4: Into<Option<String>>, F5: Into<Option<BTreeMap<String, String>>>, F6: Into<Option<Balance>>, F7: Into<Option<Vec<u8>>>, F8: Into<Option<String>>, F9: Into<Option<i32>>, F10: Into<Option<Vec<u8>>>, F11: Into<Option<i64>> {
+  pub fn new<F2, F3, F4, F5, F6, F7, F8, F9, F10, F11, F12>(service_name: String, version: F2, group: F3, zone: F4, metadata: F5, balance: F6, key: F7, prefer_zone: F8, subset: F9, subset_key: F10, max_age_ms: F11, exclude: F12) -> ResolveRequest where F2: Into<Option<String>>, F3: Into<Option<String>>, F4: Into<Option<String>>, F5: Into<Option<BTreeMap<String, String>>>, F6: Into<Option<Balance>>, F7: Into<Option<Vec<u8>>>, F8: Into<Option<String>>, F9: Into<Option<i32>>, F10: Into<Option<Vec<u8>>>, F11: Into<Option<i64>>, F12: Into<Option<Vec<String>>> {
     ResolveRequest {
       service_name,
       version: version.into(),
@@ -5630,6 +5633,7 @@ impl ResolveRequest {
       subset: subset.into(),
       subset_key: subset_key.into(),
       max_age_ms: max_age_ms.into(),
+      exclude: exclude.into(),
     }
   }
 }
@@ -5648,6 +5652,7 @@ impl TSerializable for ResolveRequest {
     let mut f_9: Option<i32> = None;
     let mut f_10: Option<Vec<u8>> = None;
     let mut f_11: Option<i64> = None;
+    let mut f_12: Option<Vec<String>> = None;
     loop {
       let field_ident = i_prot.read_field_begin()?;
       if field_ident.field_type == TType::Stop {
@@ -5706,6 +5711,16 @@ impl TSerializable for ResolveRequest {
           let val = i_prot.read_i64()?;
           f_11 = Some(val);
         },
+        12 => {
+          let list_ident = i_prot.read_list_begin()?;
+          let mut val: Vec<String> = Vec::with_capacity(list_ident.size as usize);
+          for _ in 0..list_ident.size {
+            let list_elem_28 = i_prot.read_string()?;
+            val.push(list_elem_28);
+          }
+          i_prot.read_list_end()?;
+          f_12 = Some(val);
+        },
         _ => {
           i_prot.skip(field_ident.field_type)?;
         },
@@ -5726,6 +5741,7 @@ impl TSerializable for ResolveRequest {
       subset: f_9,
       subset_key: f_10,
       max_age_ms: f_11,
+      exclude: f_12,
     };
     Ok(ret)
   }
@@ -5788,6 +5804,15 @@ impl TSerializable for ResolveRequest {
     if let Some(fld_var) = self.max_age_ms {
       o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::I64, id: Some(11) })?;
       o_prot.write_i64(fld_var)?;
+      o_prot.write_field_end()?
+    }
+    if let Some(ref fld_var) = self.exclude {
+      o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::List, id: Some(12) })?;
+      o_prot.write_list_begin(&TListIdentifier::new(TType::String, fld_var.len() as i32))?;
+      for e in fld_var {
+        o_prot.write_string(e)?;
+      }
+      o_prot.write_list_end()?;
       o_prot.write_field_end()?
     }
     o_prot.write_field_stop()?;
@@ -5913,8 +5938,8 @@ impl TSerializable for ResolveManyRequest {
           let list_ident = i_prot.read_list_begin()?;
           let mut val: Vec<ResolveRequest> = Vec::with_capacity(list_ident.size as usize);
           for _ in 0..list_ident.size {
-            let list_elem_28 = ResolveRequest::read_from_in_protocol(i_prot)?;
-            val.push(list_elem_28);
+            let list_elem_29 = ResolveRequest::read_from_in_protocol(i_prot)?;
+            val.push(list_elem_29);
           }
           i_prot.read_list_end()?;
           f_1 = Some(val);
@@ -6089,8 +6114,8 @@ impl TSerializable for ResolveManyReply {
           let list_ident = i_prot.read_list_begin()?;
           let mut val: Vec<ResolveOutcome> = Vec::with_capacity(list_ident.size as usize);
           for _ in 0..list_ident.size {
-            let list_elem_29 = ResolveOutcome::read_from_in_protocol(i_prot)?;
-            val.push(list_elem_29);
+            let list_elem_30 = ResolveOutcome::read_from_in_protocol(i_prot)?;
+            val.push(list_elem_30);
           }
           i_prot.read_list_end()?;
           f_1 = Some(val);
@@ -6261,8 +6286,8 @@ impl TSerializable for ReportRequest {
           let list_ident = i_prot.read_list_begin()?;
           let mut val: Vec<CallReport> = Vec::with_capacity(list_ident.size as usize);
           for _ in 0..list_ident.size {
-            let list_elem_30 = CallReport::read_from_in_protocol(i_prot)?;
-            val.push(list_elem_30);
+            let list_elem_31 = CallReport::read_from_in_protocol(i_prot)?;
+            val.push(list_elem_31);
           }
           i_prot.read_list_end()?;
           f_1 = Some(val);
@@ -6779,8 +6804,8 @@ impl TSerializable for WithheldReply {
           let list_ident = i_prot.read_list_begin()?;
           let mut val: Vec<WithheldTarget> = Vec::with_capacity(list_ident.size as usize);
           for _ in 0..list_ident.size {
-            let list_elem_31 = WithheldTarget::read_from_in_protocol(i_prot)?;
-            val.push(list_elem_31);
+            let list_elem_32 = WithheldTarget::read_from_in_protocol(i_prot)?;
+            val.push(list_elem_32);
           }
           i_prot.read_list_end()?;
           f_1 = Some(val);
@@ -6926,9 +6951,9 @@ impl TSerializable for Call {
           let map_ident = i_prot.read_map_begin()?;
           let mut val: BTreeMap<String, String> = BTreeMap::new();
           for _ in 0..map_ident.size {
-            let map_key_32 = i_prot.read_string()?;
-            let map_val_33 = i_prot.read_string()?;
-            val.insert(map_key_32, map_val_33);
+            let map_key_33 = i_prot.read_string()?;
+            let map_val_34 = i_prot.read_string()?;
+            val.insert(map_key_33, map_val_34);
           }
           i_prot.read_map_end()?;
           f_6 = Some(val);
@@ -7105,8 +7130,8 @@ impl TSerializable for CallResult {
           let list_ident = i_prot.read_list_begin()?;
           let mut val: Vec<Vec<u8>> = Vec::with_capacity(list_ident.size as usize);
           for _ in 0..list_ident.size {
-            let list_elem_34 = i_prot.read_bytes()?;
-            val.push(list_elem_34);
+            let list_elem_35 = i_prot.read_bytes()?;
+            val.push(list_elem_35);
           }
           i_prot.read_list_end()?;
           f_1 = Some(val);
@@ -7336,8 +7361,8 @@ impl TSerializable for CallValues {
           let list_ident = i_prot.read_list_begin()?;
           let mut val: Vec<Vec<u8>> = Vec::with_capacity(list_ident.size as usize);
           for _ in 0..list_ident.size {
-            let list_elem_35 = i_prot.read_bytes()?;
-            val.push(list_elem_35);
+            let list_elem_36 = i_prot.read_bytes()?;
+            val.push(list_elem_36);
           }
           i_prot.read_list_end()?;
           f_1 = Some(val);
@@ -7417,8 +7442,8 @@ impl TSerializable for SendValuesRequest {
           let list_ident = i_prot.read_list_begin()?;
           let mut val: Vec<Vec<u8>> = Vec::with_capacity(list_ident.size as usize);
           for _ in 0..list_ident.size {
-            let list_elem_36 = i_prot.read_bytes()?;
-            val.push(list_elem_36);
+            let list_elem_37 = i_prot.read_bytes()?;
+            val.push(list_elem_37);
           }
           i_prot.read_list_end()?;
           f_1 = Some(val);
@@ -7778,8 +7803,8 @@ impl TSerializable for CallsRequest {
           let list_ident = i_prot.read_list_begin()?;
           let mut val: Vec<Call> = Vec::with_capacity(list_ident.size as usize);
           for _ in 0..list_ident.size {
-            let list_elem_37 = Call::read_from_in_protocol(i_prot)?;
-            val.push(list_elem_37);
+            let list_elem_38 = Call::read_from_in_protocol(i_prot)?;
+            val.push(list_elem_38);
           }
           i_prot.read_list_end()?;
           f_1 = Some(val);
@@ -7844,8 +7869,8 @@ impl TSerializable for CallsReply {
           let list_ident = i_prot.read_list_begin()?;
           let mut val: Vec<CallOutcome> = Vec::with_capacity(list_ident.size as usize);
           for _ in 0..list_ident.size {
-            let list_elem_38 = CallOutcome::read_from_in_protocol(i_prot)?;
-            val.push(list_elem_38);
+            let list_elem_39 = CallOutcome::read_from_in_protocol(i_prot)?;
+            val.push(list_elem_39);
           }
           i_prot.read_list_end()?;
           f_1 = Some(val);
@@ -8052,8 +8077,8 @@ impl TSerializable for RegistersRequest {
           let list_ident = i_prot.read_list_begin()?;
           let mut val: Vec<RegisterAddress> = Vec::with_capacity(list_ident.size as usize);
           for _ in 0..list_ident.size {
-            let list_elem_39 = RegisterAddress::read_from_in_protocol(i_prot)?;
-            val.push(list_elem_39);
+            let list_elem_40 = RegisterAddress::read_from_in_protocol(i_prot)?;
+            val.push(list_elem_40);
           }
           i_prot.read_list_end()?;
           f_1 = Some(val);
@@ -8440,8 +8465,8 @@ impl TSerializable for GuardReply {
           let list_ident = i_prot.read_list_begin()?;
           let mut val: Vec<GuardedService> = Vec::with_capacity(list_ident.size as usize);
           for _ in 0..list_ident.size {
-            let list_elem_40 = GuardedService::read_from_in_protocol(i_prot)?;
-            val.push(list_elem_40);
+            let list_elem_41 = GuardedService::read_from_in_protocol(i_prot)?;
+            val.push(list_elem_41);
           }
           i_prot.read_list_end()?;
           f_1 = Some(val);
@@ -8535,8 +8560,8 @@ impl TSerializable for GuardControl {
           let list_ident = i_prot.read_list_begin()?;
           let mut val: Vec<String> = Vec::with_capacity(list_ident.size as usize);
           for _ in 0..list_ident.size {
-            let list_elem_41 = i_prot.read_string()?;
-            val.push(list_elem_41);
+            let list_elem_42 = i_prot.read_string()?;
+            val.push(list_elem_42);
           }
           i_prot.read_list_end()?;
           f_3 = Some(val);
@@ -8817,8 +8842,8 @@ impl TSerializable for MethodStats {
           let list_ident = i_prot.read_list_begin()?;
           let mut val: Vec<i64> = Vec::with_capacity(list_ident.size as usize);
           for _ in 0..list_ident.size {
-            let list_elem_42 = i_prot.read_i64()?;
-            val.push(list_elem_42);
+            let list_elem_43 = i_prot.read_i64()?;
+            val.push(list_elem_43);
           }
           i_prot.read_list_end()?;
           f_13 = Some(val);
@@ -8943,8 +8968,8 @@ impl TSerializable for StatsReply {
           let list_ident = i_prot.read_list_begin()?;
           let mut val: Vec<MethodStats> = Vec::with_capacity(list_ident.size as usize);
           for _ in 0..list_ident.size {
-            let list_elem_43 = MethodStats::read_from_in_protocol(i_prot)?;
-            val.push(list_elem_43);
+            let list_elem_44 = MethodStats::read_from_in_protocol(i_prot)?;
+            val.push(list_elem_44);
           }
           i_prot.read_list_end()?;
           f_1 = Some(val);
@@ -9078,8 +9103,8 @@ impl TSerializable for SourceStatus {
           let list_ident = i_prot.read_list_begin()?;
           let mut val: Vec<String> = Vec::with_capacity(list_ident.size as usize);
           for _ in 0..list_ident.size {
-            let list_elem_44 = i_prot.read_string()?;
-            val.push(list_elem_44);
+            let list_elem_45 = i_prot.read_string()?;
+            val.push(list_elem_45);
           }
           i_prot.read_list_end()?;
           f_5 = Some(val);
@@ -9120,8 +9145,8 @@ impl TSerializable for SourceStatus {
           let list_ident = i_prot.read_list_begin()?;
           let mut val: Vec<Supply> = Vec::with_capacity(list_ident.size as usize);
           for _ in 0..list_ident.size {
-            let list_elem_45 = Supply::read_from_in_protocol(i_prot)?;
-            val.push(list_elem_45);
+            let list_elem_46 = Supply::read_from_in_protocol(i_prot)?;
+            val.push(list_elem_46);
           }
           i_prot.read_list_end()?;
           f_14 = Some(val);
@@ -9343,8 +9368,8 @@ impl TSerializable for Worker {
           let list_ident = i_prot.read_list_begin()?;
           let mut val: Vec<i32> = Vec::with_capacity(list_ident.size as usize);
           for _ in 0..list_ident.size {
-            let list_elem_46 = i_prot.read_i32()?;
-            val.push(list_elem_46);
+            let list_elem_47 = i_prot.read_i32()?;
+            val.push(list_elem_47);
           }
           i_prot.read_list_end()?;
           f_9 = Some(val);
@@ -9736,8 +9761,8 @@ impl TSerializable for WorkersWatchReply {
           let list_ident = i_prot.read_list_begin()?;
           let mut val: Vec<Worker> = Vec::with_capacity(list_ident.size as usize);
           for _ in 0..list_ident.size {
-            let list_elem_47 = Worker::read_from_in_protocol(i_prot)?;
-            val.push(list_elem_47);
+            let list_elem_48 = Worker::read_from_in_protocol(i_prot)?;
+            val.push(list_elem_48);
           }
           i_prot.read_list_end()?;
           f_1 = Some(val);
@@ -9746,8 +9771,8 @@ impl TSerializable for WorkersWatchReply {
           let list_ident = i_prot.read_list_begin()?;
           let mut val: Vec<String> = Vec::with_capacity(list_ident.size as usize);
           for _ in 0..list_ident.size {
-            let list_elem_48 = i_prot.read_string()?;
-            val.push(list_elem_48);
+            let list_elem_49 = i_prot.read_string()?;
+            val.push(list_elem_49);
           }
           i_prot.read_list_end()?;
           f_2 = Some(val);
@@ -9844,8 +9869,8 @@ impl TSerializable for WorkersReply {
           let list_ident = i_prot.read_list_begin()?;
           let mut val: Vec<Worker> = Vec::with_capacity(list_ident.size as usize);
           for _ in 0..list_ident.size {
-            let list_elem_49 = Worker::read_from_in_protocol(i_prot)?;
-            val.push(list_elem_49);
+            let list_elem_50 = Worker::read_from_in_protocol(i_prot)?;
+            val.push(list_elem_50);
           }
           i_prot.read_list_end()?;
           f_1 = Some(val);
@@ -10142,8 +10167,8 @@ impl TSerializable for WorkerControlReply {
           let list_ident = i_prot.read_list_begin()?;
           let mut val: Vec<WorkerOutcome> = Vec::with_capacity(list_ident.size as usize);
           for _ in 0..list_ident.size {
-            let list_elem_50 = WorkerOutcome::read_from_in_protocol(i_prot)?;
-            val.push(list_elem_50);
+            let list_elem_51 = WorkerOutcome::read_from_in_protocol(i_prot)?;
+            val.push(list_elem_51);
           }
           i_prot.read_list_end()?;
           f_1 = Some(val);
@@ -10610,8 +10635,8 @@ impl TSerializable for WorkerOutputReply {
           let list_ident = i_prot.read_list_begin()?;
           let mut val: Vec<WorkerLine> = Vec::with_capacity(list_ident.size as usize);
           for _ in 0..list_ident.size {
-            let list_elem_51 = WorkerLine::read_from_in_protocol(i_prot)?;
-            val.push(list_elem_51);
+            let list_elem_52 = WorkerLine::read_from_in_protocol(i_prot)?;
+            val.push(list_elem_52);
           }
           i_prot.read_list_end()?;
           f_1 = Some(val);
@@ -10923,8 +10948,8 @@ impl TSerializable for WorkerCommandReply {
           let list_ident = i_prot.read_list_begin()?;
           let mut val: Vec<WorkerAnswer> = Vec::with_capacity(list_ident.size as usize);
           for _ in 0..list_ident.size {
-            let list_elem_52 = WorkerAnswer::read_from_in_protocol(i_prot)?;
-            val.push(list_elem_52);
+            let list_elem_53 = WorkerAnswer::read_from_in_protocol(i_prot)?;
+            val.push(list_elem_53);
           }
           i_prot.read_list_end()?;
           f_1 = Some(val);
@@ -11187,8 +11212,8 @@ impl TSerializable for EnqueueRequest {
           let list_ident = i_prot.read_list_begin()?;
           let mut val: Vec<NewJob> = Vec::with_capacity(list_ident.size as usize);
           for _ in 0..list_ident.size {
-            let list_elem_53 = NewJob::read_from_in_protocol(i_prot)?;
-            val.push(list_elem_53);
+            let list_elem_54 = NewJob::read_from_in_protocol(i_prot)?;
+            val.push(list_elem_54);
           }
           i_prot.read_list_end()?;
           f_1 = Some(val);
@@ -11327,8 +11352,8 @@ impl TSerializable for EnqueueReply {
           let list_ident = i_prot.read_list_begin()?;
           let mut val: Vec<EnqueuedJob> = Vec::with_capacity(list_ident.size as usize);
           for _ in 0..list_ident.size {
-            let list_elem_54 = EnqueuedJob::read_from_in_protocol(i_prot)?;
-            val.push(list_elem_54);
+            let list_elem_55 = EnqueuedJob::read_from_in_protocol(i_prot)?;
+            val.push(list_elem_55);
           }
           i_prot.read_list_end()?;
           f_1 = Some(val);
@@ -11757,8 +11782,8 @@ impl TSerializable for TakeJobsRequest {
           let list_ident = i_prot.read_list_begin()?;
           let mut val: Vec<String> = Vec::with_capacity(list_ident.size as usize);
           for _ in 0..list_ident.size {
-            let list_elem_55 = i_prot.read_string()?;
-            val.push(list_elem_55);
+            let list_elem_56 = i_prot.read_string()?;
+            val.push(list_elem_56);
           }
           i_prot.read_list_end()?;
           f_1 = Some(val);
@@ -11779,8 +11804,8 @@ impl TSerializable for TakeJobsRequest {
           let list_ident = i_prot.read_list_begin()?;
           let mut val: Vec<i32> = Vec::with_capacity(list_ident.size as usize);
           for _ in 0..list_ident.size {
-            let list_elem_56 = i_prot.read_i32()?;
-            val.push(list_elem_56);
+            let list_elem_57 = i_prot.read_i32()?;
+            val.push(list_elem_57);
           }
           i_prot.read_list_end()?;
           f_5 = Some(val);
@@ -11874,8 +11899,8 @@ impl TSerializable for TakeJobsReply {
           let list_ident = i_prot.read_list_begin()?;
           let mut val: Vec<Job> = Vec::with_capacity(list_ident.size as usize);
           for _ in 0..list_ident.size {
-            let list_elem_57 = Job::read_from_in_protocol(i_prot)?;
-            val.push(list_elem_57);
+            let list_elem_58 = Job::read_from_in_protocol(i_prot)?;
+            val.push(list_elem_58);
           }
           i_prot.read_list_end()?;
           f_1 = Some(val);
@@ -12637,8 +12662,8 @@ impl TSerializable for QueuesReply {
           let list_ident = i_prot.read_list_begin()?;
           let mut val: Vec<QueueSummary> = Vec::with_capacity(list_ident.size as usize);
           for _ in 0..list_ident.size {
-            let list_elem_58 = QueueSummary::read_from_in_protocol(i_prot)?;
-            val.push(list_elem_58);
+            let list_elem_59 = QueueSummary::read_from_in_protocol(i_prot)?;
+            val.push(list_elem_59);
           }
           i_prot.read_list_end()?;
           f_1 = Some(val);
@@ -12824,8 +12849,8 @@ impl TSerializable for JobsReply {
           let list_ident = i_prot.read_list_begin()?;
           let mut val: Vec<Job> = Vec::with_capacity(list_ident.size as usize);
           for _ in 0..list_ident.size {
-            let list_elem_59 = Job::read_from_in_protocol(i_prot)?;
-            val.push(list_elem_59);
+            let list_elem_60 = Job::read_from_in_protocol(i_prot)?;
+            val.push(list_elem_60);
           }
           i_prot.read_list_end()?;
           f_1 = Some(val);
@@ -13291,8 +13316,8 @@ impl TSerializable for RecurringJobsReply {
           let list_ident = i_prot.read_list_begin()?;
           let mut val: Vec<RecurringJob> = Vec::with_capacity(list_ident.size as usize);
           for _ in 0..list_ident.size {
-            let list_elem_60 = RecurringJob::read_from_in_protocol(i_prot)?;
-            val.push(list_elem_60);
+            let list_elem_61 = RecurringJob::read_from_in_protocol(i_prot)?;
+            val.push(list_elem_61);
           }
           i_prot.read_list_end()?;
           f_1 = Some(val);
@@ -13466,8 +13491,8 @@ impl TSerializable for StatusReply {
           let list_ident = i_prot.read_list_begin()?;
           let mut val: Vec<SourceStatus> = Vec::with_capacity(list_ident.size as usize);
           for _ in 0..list_ident.size {
-            let list_elem_61 = SourceStatus::read_from_in_protocol(i_prot)?;
-            val.push(list_elem_61);
+            let list_elem_62 = SourceStatus::read_from_in_protocol(i_prot)?;
+            val.push(list_elem_62);
           }
           i_prot.read_list_end()?;
           f_4 = Some(val);
@@ -13476,9 +13501,9 @@ impl TSerializable for StatusReply {
           let map_ident = i_prot.read_map_begin()?;
           let mut val: BTreeMap<String, i64> = BTreeMap::new();
           for _ in 0..map_ident.size {
-            let map_key_62 = i_prot.read_string()?;
-            let map_val_63 = i_prot.read_i64()?;
-            val.insert(map_key_62, map_val_63);
+            let map_key_63 = i_prot.read_string()?;
+            let map_val_64 = i_prot.read_i64()?;
+            val.insert(map_key_63, map_val_64);
           }
           i_prot.read_map_end()?;
           f_5 = Some(val);
@@ -13487,9 +13512,9 @@ impl TSerializable for StatusReply {
           let map_ident = i_prot.read_map_begin()?;
           let mut val: BTreeMap<String, i64> = BTreeMap::new();
           for _ in 0..map_ident.size {
-            let map_key_64 = i_prot.read_string()?;
-            let map_val_65 = i_prot.read_i64()?;
-            val.insert(map_key_64, map_val_65);
+            let map_key_65 = i_prot.read_string()?;
+            let map_val_66 = i_prot.read_i64()?;
+            val.insert(map_key_65, map_val_66);
           }
           i_prot.read_map_end()?;
           f_6 = Some(val);
@@ -13506,8 +13531,8 @@ impl TSerializable for StatusReply {
           let list_ident = i_prot.read_list_begin()?;
           let mut val: Vec<String> = Vec::with_capacity(list_ident.size as usize);
           for _ in 0..list_ident.size {
-            let list_elem_66 = i_prot.read_string()?;
-            val.push(list_elem_66);
+            let list_elem_67 = i_prot.read_string()?;
+            val.push(list_elem_67);
           }
           i_prot.read_list_end()?;
           f_9 = Some(val);
@@ -13520,8 +13545,8 @@ impl TSerializable for StatusReply {
           let set_ident = i_prot.read_set_begin()?;
           let mut val: BTreeSet<String> = BTreeSet::new();
           for _ in 0..set_ident.size {
-            let set_elem_67 = i_prot.read_string()?;
-            val.insert(set_elem_67);
+            let set_elem_68 = i_prot.read_string()?;
+            val.insert(set_elem_68);
           }
           i_prot.read_set_end()?;
           f_11 = Some(val);
@@ -13530,9 +13555,9 @@ impl TSerializable for StatusReply {
           let map_ident = i_prot.read_map_begin()?;
           let mut val: BTreeMap<WorkerState, i32> = BTreeMap::new();
           for _ in 0..map_ident.size {
-            let map_key_68 = WorkerState::read_from_in_protocol(i_prot)?;
-            let map_val_69 = i_prot.read_i32()?;
-            val.insert(map_key_68, map_val_69);
+            let map_key_69 = WorkerState::read_from_in_protocol(i_prot)?;
+            let map_val_70 = i_prot.read_i32()?;
+            val.insert(map_key_69, map_val_70);
           }
           i_prot.read_map_end()?;
           f_12 = Some(val);

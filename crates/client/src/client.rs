@@ -430,6 +430,7 @@ impl ResolveRequest {
             subset: None,
             subset_key: None,
             max_age_ms: None,
+            exclude: None,
         }
     }
 }

@@ -131,6 +131,30 @@ final class Picks
         return null;
     }
 
+    /**
+     * The numbers of those at some addresses.
+     *
+     * @param list<string|false> $chunks
+     * @param list<string> $addresses
+     * @return list<int>
+     */
+    public static function at(array $chunks, array $addresses): array
+    {
+        $found = [];
+        foreach ($addresses as $address) {
+            $hash = pack('J', self::hash($address));
+            foreach ($chunks as $index => $chunk) {
+                $end = self::HASH * self::count($chunk);
+                for ($at = -1; ($at = strpos($chunk, $hash, $at + 1)) !== false && $at < $end;) {
+                    if ($at % self::HASH === 0) {
+                        $found[] = $index * self::CHUNK + intdiv($at, self::HASH);
+                    }
+                }
+            }
+        }
+        return $found;
+    }
+
     /** The hash of a key or an address. */
     public static function hash(string $text): int
     {

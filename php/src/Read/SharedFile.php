@@ -252,8 +252,12 @@ final class SharedFile
         }
     }
 
-    /** One callable instance; null if the file does not know which can be called. */
-    public function resolve(string $service, ?string $key, ?int $maxAge): ?Resolved
+    /**
+     * One callable instance; null if the file does not know which can be called.
+     *
+     * @param list<string> $exclude addresses that are not chosen
+     */
+    public function resolve(string $service, ?string $key, ?int $maxAge, array $exclude = []): ?Resolved
     {
         $keys = ['pick' . self::name($service, '/')];
         // Without a regular expression where there need not be one: compiling it would take longer than all else.
@@ -276,9 +280,11 @@ final class SharedFile
             $this->checkCount($count);
             $of = "$service\0$version\0";
             try {
+                $chunks = $key === null && $exclude === [] ? [] : $this->chunks($of, $count);
+                $others = $exclude === [] ? $back : array_fill_keys(Picks::at($chunks, $exclude), 0) + $back;
                 $numbers = $key === null
-                    ? $this->random($of, $count, $heaviest, $back, $maxAge)
-                    : Picks::best($this->chunks($of, $count), $heaviest, $key, $back);
+                    ? $this->random($of, $count, $heaviest, $others, $maxAge)
+                    : Picks::best($chunks, $heaviest, $key, $others);
             } catch (TransportFailed $failure) {
                 // Entries read at two revisions are inconsistent; and a handle without its slot reads none.
                 $this->entries($keys, self::INSTANCES, $maxAge);
@@ -359,22 +365,22 @@ final class SharedFile
     /**
      * The number of a random instance, each in proportion to its weight; none: none can be called.
      *
-     * @param array<int, int> $back weights that differ from the written ones, by number
+     * @param array<int, int> $others weights that differ from the written ones, by number
      * @return list<int>
      */
-    private function random(string $of, int $count, int $heaviest, array $back, ?int $maxAge): array
+    private function random(string $of, int $count, int $heaviest, array $others, ?int $maxAge): array
     {
         for ($draw = 0; $draw < self::DRAWS; $draw++) {
             $number = random_int(0, $count - 1);
             $key = 'lots' . self::name($of . intdiv($number, Picks::CHUNK), '/');
             $chunk = $this->entries([$key], self::INSTANCES, $maxAge)[0];
-            $weight = $back[$number] ?? Picks::weight($chunk, $number % Picks::CHUNK);
+            $weight = $others[$number] ?? Picks::weight($chunk, $number % Picks::CHUNK);
             // Otherwise draw again: so the probability is in proportion to the weight.
             if ($weight === $heaviest || random_int(0, $heaviest - 1) < $weight) {
                 return [$number];
             }
         }
-        $number = Picks::random($this->chunks($of, $count), $back);
+        $number = Picks::random($this->chunks($of, $count), $others);
         return $number === null ? [] : [$number];
     }
 

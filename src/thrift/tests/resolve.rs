@@ -57,6 +57,10 @@ fn the_instance_is_as_it_was_asked_for() {
     assert!((0..20).all(|_| bytes() == bytes()));
     let subset = || resolved(&house, |it| (it.subset, it.subset_key) = (Some(1), Some("web-1".into()))).expect("one");
     assert!((0..20).all(|_| subset() == subset()));
+    let other = |it: &mut ResolveRequest| it.exclude = Some(vec!["b".into(), "10.0.0.1:80".into()]);
+    assert!((0..20).all(|_| resolved(&house, other).expect("one") == "c"));
+    // Where the newest version has no other, an older one has.
+    assert_eq!(resolved(&house, |it| it.exclude = Some(vec!["b".into(), "c".into()])).expect("one"), "a");
 }
 
 #[test]
@@ -71,6 +75,8 @@ fn that_there_is_none_says_of_which_service_and_why() {
     assert!(none(|it| it.version = Some("^3".into())).contains("meets ^3"));
     assert!(none(|it| it.group = Some("blue".into())).contains("`blue`"));
     assert!(none(|it| it.zone = Some("z".into())).contains("`z`"));
+    let all = |it: &mut ResolveRequest| it.exclude = Some(["a", "b", "c"].map(str::to_owned).into());
+    assert!(none(all).contains("that will do is excluded by the request"));
 }
 
 #[test]
@@ -115,6 +121,8 @@ fn what_makes_no_sense_is_refused_by_its_field() {
         ("balance", |it| it.balance = Some(Balance(99))),
         ("subset", |it| (it.subset, it.subset_key) = (Some(0), Some("web-1".into()))),
         ("subsetKey", |it| it.subset = Some(1)),
+        ("exclude", |it| it.exclude = Some(vec!["a:1".into(); 65])),
+        ("exclude", |it| it.exclude = Some(vec!["x".repeat(1_025)])),
         ("metadata", |it| it.metadata = Some((0..9).map(|n| (n.to_string(), String::new())).collect())),
     ] {
         let refused: InvalidRequest = exception(&resolved(&house, change).expect_err(field));
@@ -356,11 +364,12 @@ async fn whatever_is_asked_of_very_many_keeps_the_thread_of_others_from_nothing(
     let near = ResolveRequest { prefer_zone: Some("z1".into()), ..large() };
     let group = ResolveRequest { group: Some(String::new()), ..large() };
     let both = ResolveRequest { zone: Some("z2".into()), ..subset.clone() };
+    let other = ResolveRequest { exclude: Some(vec!["a:1".into()]), ..large() };
     let version = Some(["1"; 32].join("|"));
     let versions = ResolveRequest { version, zone: Some("z2".into()), ..ResolveRequest::of("versions") };
     let newest = ResolveRequest::of("versions");
     let before = looks_of_this_thread();
-    for request in [subset, zone, near, group, both, versions, newest] {
+    for request in [subset, zone, near, group, both, other, versions, newest] {
         house.api.resolve(&house.peer, request.clone()).await.expect("one");
         let many = ResolveManyRequest::new(vec![request; 3], None);
         let outcomes = house.api.resolve_many(&house.peer, &many).await.expect("some").outcomes;
