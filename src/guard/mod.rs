@@ -43,7 +43,7 @@ pub use self::config::Config;
 use self::entry::{Entry, Outcome};
 use self::room::{Room, Taken};
 use self::strangers::Strangers;
-use self::watched::Watched;
+use self::watched::{Accepted, Watched};
 use crate::clock::{Moment, millis_since_1970};
 use crate::model::{Endpoint, Instance, address};
 
@@ -83,7 +83,10 @@ pub struct Rank {
 /// How many instances are remembered with the reason why they are held no more.
 const MAX_LET_GO: usize = 10_000;
 
-/// Why an instance was not held that should have been.
+/// How the reasons begin why an instance was not held that should have been, or would have been.
+const NOT_HELD: &str = "it was not held: ";
+
+/// One of them.
 const NO_ROOM: &str = "it was not held: no room; raise guard.max_held";
 
 /// A lack of room is reported this often at most for each root.
@@ -337,7 +340,8 @@ impl Guard {
     pub fn services(&self, now: Now, after: Option<&str>) -> impl Iterator<Item = Guarded<'_>> {
         let from = after.map_or(Bound::Unbounded, Bound::Excluded);
         self.services.range::<_, str>((from, Bound::Unbounded)).filter_map(move |(service, watched)| {
-            let accepted = watched.accepted.map(|until| until.since(now.moment)).filter(|left| !left.is_zero());
+            let accepted =
+                watched.accepted.as_ref().map(|it| it.until.since(now.moment)).filter(|left| !left.is_zero());
             let Watched { answering, silent, since, ends_at, .. } = **watched;
             let held = watched.held.len();
             let guarded = Guarded { service, held, answering, silent, since, ends_at, accepted };
@@ -354,15 +358,19 @@ impl Guard {
         registered: &BTreeMap<usize, usize>,
     ) -> (Vec<Effect>, Vec<Lost>) {
         let (left, came) = (left(&batch), came(&batch));
-        let (mut effects, mut refused) = (Vec::new(), Refused::new());
+        let (mut effects, mut refused, mut accepted) = (Vec::new(), Refused::new(), Vec::new());
         for (service, observed) in batch {
             let has_new = observed.came.iter().any(|came| came.is_new);
             if has_new || !observed.vanished.is_empty() || self.services.contains_key(&service) {
+                let before = effects.len();
                 let roots: BTreeSet<usize> = observed.vanished.iter().map(|it| it.rank.root).collect();
                 self.hold(&service, &mut effects, &mut refused, |watched, config, room| {
                     watched.observe(now, config, observed, room)
                 });
                 let watched = self.services.get(&service);
+                if let Some(Accepted { why, .. }) = watched.and_then(|it| it.accepted.as_ref()) {
+                    accepted.push((why.clone(), effects[before..].to_vec()));
+                }
                 let departed = roots.into_iter().filter(|root| watched.is_some_and(|it| it.has_departed(*root)));
                 self.departures.extend(departed.map(|root| (root, service.clone())));
             }
@@ -389,6 +397,7 @@ impl Guard {
         refused.retain(|(_, service, id)| self.rank_of_held(service, id).is_none());
         self.report(now, &refused);
         self.note_all(refused.iter().map(|(_, service, id)| (&**service, &**id)), NO_ROOM);
+        accepted.iter().for_each(|(why, gone)| self.note(gone, why));
         (effects, lost)
     }
 
@@ -463,7 +472,7 @@ impl Guard {
 
     /// Why an instance that vanished at once was not held; none: it was not to be.
     pub fn why_not_held(&self, service: &str, id: &str) -> Option<&str> {
-        self.why_let_go(service, id).filter(|why| *why == NO_ROOM)
+        self.why_let_go(service, id).filter(|why| why.starts_with(NOT_HELD))
     }
 
     /// Takes in the results of probes.
@@ -522,11 +531,13 @@ impl Guard {
         effects
     }
 
-    /// The same for all; moreover, instances of the service that vanish within this time are gone at once.
-    pub fn accept(&mut self, now: Now, service: &str, for_long: Duration) -> Vec<Effect> {
+    /// The same for all; moreover, instances of the service that vanish within this time are gone at once, as somebody
+    /// accepted.
+    pub fn accept(&mut self, now: Now, service: &str, for_long: Duration, by: &str) -> Vec<Effect> {
         let effects = self.release(service, Which::All);
+        let why = format!("{NOT_HELD}{by} had accepted that (guard accept)").into();
         self.change(&service.into(), &mut Vec::new(), |watched, _| {
-            watched.accepted = Some(now.moment + for_long);
+            watched.accepted = Some(Accepted { until: now.moment + for_long, why });
             Vec::new()
         });
         effects

@@ -29,8 +29,14 @@ pub(super) struct Watched {
     /// How many of them answer, and how many are silent.
     pub(super) answering: usize,
     pub(super) silent: usize,
-    /// Until when removals are accepted.
-    pub(super) accepted: Option<Moment>,
+    pub(super) accepted: Option<Accepted>,
+}
+
+/// That removals are accepted: until when, and why what goes by then is not held.
+#[derive(Clone, Debug)]
+pub(super) struct Accepted {
+    pub(super) until: Moment,
+    pub(super) why: Arc<str>,
 }
 
 impl Watched {
@@ -162,13 +168,13 @@ impl Watched {
     /// Forgets what is outside the window.
     pub(super) fn forget(&mut self, now: Now, config: &Config) {
         self.losses.values_mut().for_each(|losses| losses.forget(now, config));
-        self.accepted = self.accepted.filter(|until| now.moment < *until);
+        self.accepted.take_if(|accepted| now.moment >= accepted.until);
     }
 
     /// Whether something is to be forgotten, or is no longer to be held.
     pub(super) fn is_due(&self, now: Now, config: &Config) -> bool {
         self.losses.values().any(|losses| losses.is_due(now, config))
-            || self.accepted.is_some_and(|until| now.moment >= until)
+            || self.accepted.as_ref().is_some_and(|accepted| now.moment >= accepted.until)
             || self.over(now).next().is_some()
     }
 

@@ -523,6 +523,29 @@ fn of_what_was_not_held_for_lack_of_room_that_is_told() {
 }
 
 #[test]
+fn of_what_an_operator_accepts_it_is_told_who_did_so_until_that_is_over() {
+    let (store, publisher) = house_of(true);
+    let mut recorder = recorder(&store, 1 << 20);
+    let member = |port: usize| format!("web/member_{port}");
+    publisher.publish_whole((80..90).map(|port| put(&member(port), &alive(port), 0)).collect());
+    recorder.look(&store.snapshot());
+    let mut look = || {
+        let last = recorder.kept.last();
+        recorder.look(&store.snapshot());
+        told(&recorder, last)
+    };
+    store.guard(|guard, now| guard.accept(now, "web", Duration::from_secs(60), "uid 9"));
+    publisher.publish((80..90).map(|port| delete(&member(port))).collect::<Vec<_>>());
+    let why = "its node was deleted, which was of no session; it was not held: uid 9 had accepted that (guard accept)";
+    assert_eq!(look(), (80..90).map(|port| format!("Vanished a:{port}: {why}")).collect::<Vec<_>>());
+    publisher.publish((80..90).map(|port| put(&member(port), &alive(port), 0)).collect::<Vec<_>>());
+    store.guard(|guard, now| guard.accept(now, "web", Duration::ZERO, "uid 9"));
+    look();
+    publisher.publish(vec![delete(&member(80))]);
+    assert_eq!(look(), ["Vanished a:80: its node was deleted, which was of no session"]);
+}
+
+#[test]
 fn of_what_is_held_no_more_and_registered_below_a_later_root_it_is_told_what_ended_the_hold() {
     let services = |(rank, root)| {
         let format = Format::Serverset;

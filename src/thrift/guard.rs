@@ -75,7 +75,7 @@ impl Api {
             let (service, addresses) = (&request.service_name, request.addresses.as_deref().unwrap_or_default());
             if let Some(for_long) = accepted(&request) {
                 let released = store.guard(|guard, now| {
-                    let effects = guard.accept(now, service, for_long);
+                    let effects = guard.accept(now, service, for_long, &client.to_string());
                     noted(guard, effects)
                 });
                 tracing::info!(%client, service, released, ?for_long, "the guard lets go whatever vanishes");

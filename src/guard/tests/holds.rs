@@ -180,7 +180,7 @@ fn an_operator_lets_some_go_or_all_that_will() {
     assert_eq!(house.count("web"), (2, 0));
     assert_eq!(house.guard.release("nothing", Which::All), []);
     house.come("web", &ids(0..8));
-    let effects = house.guard.accept(house.now, "web", MINUTE);
+    let effects = house.guard.accept(house.now, "web", MINUTE, "uid 0");
     house.take(effects);
     let left = |house: &House| house.guard.services(house.now, None).map(|it| it.accepted).collect::<Vec<_>>();
     assert_eq!(left(&house), [Some(MINUTE)]);
