@@ -1,5 +1,6 @@
 //! Comparing: what happened to instances between two snapshots, and why, as far as the snapshots show.
 
+use std::cell::LazyCell;
 use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 use std::time::SystemTime;
@@ -10,7 +11,7 @@ use super::entry::{Entry, Event};
 use super::owners::{Lost, Owners};
 use crate::clock::millis_since_1970;
 use crate::model::{Held, Instance, InstanceState, NodePath, Record, Withholding, counted, utc};
-use crate::store::{FeedProgress, Provider, ProviderChange, Snapshot};
+use crate::store::{Feed, FeedProgress, Provider, ProviderChange, Snapshot};
 
 /// How many names of changed metadata an entry lists.
 const MAX_NAMES: usize = 8;
@@ -35,6 +36,7 @@ impl Comparison<'_> {
     pub(super) fn entries(&self, mut allows: impl FnMut(&str, &str) -> bool) -> Vec<Entry> {
         let newcomers = self.sources(|old, new| new.whole && !old.whole);
         let reread = self.sources(|old, new| old.whole && new.generation != old.generation);
+        let older = LazyCell::new(|| self.older_than_before());
         let mut read: BTreeMap<&str, (u64, HashSet<Arc<str>>)> = BTreeMap::new();
         newcomers.iter().for_each(|source| drop(read.insert(source, Default::default())));
         let undecodable = self.old.directory().newly_undecodable(self.new.directory());
@@ -68,6 +70,9 @@ impl Comparison<'_> {
                     let mut why = why();
                     if is_of_source && reread.contains(source) {
                         why += &format!("; found when {source} was read anew");
+                        if matches!(event, Event::Vanished | Event::Held) && older.contains(source) {
+                            why += "; its newest change is older than before: the ensemble may have lost its data";
+                        }
                     }
                     let (service, version, instance) = (service.to_string(), version.to_string(), instance.address());
                     let (source, path, root) = (source.to_owned(), path.cloned(), root.to_owned());
@@ -123,6 +128,16 @@ impl Comparison<'_> {
         let before = self.old.progress().iter().copied().chain(std::iter::repeat(Default::default()));
         let both = self.new.feeds().iter().zip(before.zip(self.new.progress()));
         both.filter(|(_, (old, new))| is_one(*old, **new)).map(|(feed, _)| feed.name()).collect()
+    }
+
+    /// Sources whose newest change is older than the newest was: also one that is empty now.
+    fn older_than_before(&self) -> HashSet<&str> {
+        let newest = |snapshot: &Snapshot, feed: &Feed| {
+            let all = feed.roots().iter().flat_map(|root| snapshot.subtree(root, root.clone()));
+            all.map(|(_, node)| node.stat.mzxid.max(node.stat.pzxid)).max().unwrap_or(0)
+        };
+        let feeds = self.new.feeds().iter().filter(|feed| newest(self.new, feed) < newest(self.old, feed));
+        feeds.map(|feed| feed.name()).collect()
     }
 
     fn why_new(&self, new: &Instance) -> String {

@@ -504,6 +504,29 @@ fn what_is_withheld_or_held_is_told_with_its_end_and_its_reason() {
 }
 
 #[test]
+fn of_what_is_gone_where_all_is_older_than_before_it_is_told_that_the_data_may_be_lost() {
+    let (store, publisher) = house();
+    let mut recorder = recorder(&store, 1 << 20);
+    let at = |name: &str, data: &str, zxid: i64| {
+        let stat = Stat { mzxid: zxid, pzxid: zxid, ..Stat::default() };
+        Change::Put(path(name), Arc::new(Node { data: data.as_bytes().into(), stat }))
+    };
+    let mut reread = |changes: Vec<Change>| {
+        let last = recorder.kept.last();
+        publisher.publish_whole(changes);
+        recorder.look(&store.snapshot());
+        told(&recorder, last)
+    };
+    reread(vec![at("/s", "", 9), at("/s/web/member_1", &alive(81), 7), at("/s/web/member_2", &alive(82), 7)]);
+    let gone = "its node was deleted, which was of no session; found when zk was read anew";
+    let later = vec![at("/s", "", 10), delete("web/member_1")];
+    assert_eq!(reread(later), [format!("Vanished a:81: {gone}")]);
+    let lost = "its newest change is older than before: the ensemble may have lost its data";
+    let older = vec![at("/s", "", 2), delete("web/member_2")];
+    assert_eq!(reread(older), [format!("Vanished a:82: {gone}; {lost}")]);
+}
+
+#[test]
 fn of_what_was_not_held_for_lack_of_room_that_is_told() {
     let services = format::Config { root: path("/s"), format: Format::Serverset, ..format::Config::default() };
     let feed = Feed::of_nodes("zk", "zookeeper", vec![NodePath::root()]).with_services(vec![services]);
