@@ -218,6 +218,11 @@ impl Queues {
         of_file.or_else(of_backend).or_else(full)
     }
 
+    /// Whether Redis refuses writes, though it can be asked.
+    pub fn refuse_writes(&self) -> bool {
+        matches!(&self.desk, Some(Desk { backend: Backend::Redis(redis), .. }) if redis.refuses_writes())
+    }
+
     /// As they were last counted.
     pub fn totals(&self) -> Totals {
         self.totals_if_known().unwrap_or_default()

@@ -620,6 +620,85 @@ fn what_redis_refuses_is_said_with_its_cure() {
     });
 }
 
+/// What is wrong with the queues is told by everything that tells it; none: it is told that they are well.
+fn is_told(roster: &Roster, port: u16, wrong: Option<&str>) {
+    eventually(&format!("it is told: {wrong:?}"), SOON, || {
+        let (status, listed) = (roster.cli(["status"]).text(), roster.cli(["queue", "list"]).wrong);
+        let is_up = admin::samples(port)["roster_queues_up"] == 1.0;
+        let is_right = match wrong {
+            None => is_up && listed.is_empty() && !status.contains("queues NOT IN ORDER"),
+            Some(why) => {
+                let of_status = status.lines().find(|line| line.starts_with("queues NOT IN ORDER: "));
+                !is_up && listed.contains(why) && of_status.is_some_and(|line| line.contains(why))
+            }
+        };
+        ensure(is_right, format!("{is_up} {listed} {status}"))
+    });
+}
+
+#[test]
+fn that_redis_has_become_a_replica_is_told_while_nobody_enqueues() {
+    let redis = Redis::start(&[]);
+    let roster = connected(&redis, "[admin]\nlisten = \"127.0.0.1:0\"\n");
+    let port = admin::port(&roster);
+    is_told(&roster, port, None);
+    for nth in 1..=2 {
+        redis.ask(&["REPLICAOF", "127.0.0.1", &free_port().to_string()]);
+        is_told(&roster, port, Some("it is a replica, which takes no jobs: name its master"));
+        redis.ask(&["REPLICAOF", "NO", "ONE"]);
+        is_told(&roster, port, None);
+        let log = roster.log();
+        let counts = ["the queues take and hand out no jobs", "the queues are open"].map(|it| log.matches(it).count());
+        assert_eq!(counts, [nth, nth + 1], "{log}");
+    }
+}
+
+#[test]
+fn that_redis_has_no_memory_left_is_told_while_nobody_enqueues_and_jobs_are_handed_out() {
+    let redis = Redis::start(&["--appendonly", "yes"]);
+    let roster = connected(&redis, "[admin]\nlisten = \"127.0.0.1:0\"\n");
+    let port = admin::port(&roster);
+    enqueue(&roster, job("C", "{}")).expect("there is room");
+    let offset = || {
+        let info = redis.ask(&["INFO", "persistence"]);
+        info.lines().find(|line| line.starts_with("aof_current_size:")).expect("a size").to_owned()
+    };
+    let before = offset();
+    redis.ask(&["CONFIG", "SET", "maxmemory", "1"]);
+    is_told(&roster, port, Some("raise its `maxmemory`"));
+    assert_eq!(offset(), before, "to know it, nothing is written");
+    let taken = take(&roster, 1, None, 0);
+    update(&roster, &taken[0], JobAction::DONE).expect("it has the lease");
+    redis.ask(&["CONFIG", "SET", "maxmemory", "0"]);
+    is_told(&roster, port, None);
+    roster.logs("Redis takes these writes of the queues again");
+    let log = roster.log();
+    let words = ["Redis refuses writes of the queues", "Redis takes these writes of the queues again"];
+    assert_eq!(words.map(|it| log.matches(it).count()), [1, 1], "{log}");
+    assert!(!log.contains("the queues take and hand out no jobs"), "{log}");
+}
+
+#[test]
+fn what_the_rules_of_redis_refuse_is_told_until_it_is_done() {
+    let redis = Redis::start(&[]);
+    let roster = connected(&redis, "[admin]\nlisten = \"127.0.0.1:0\"\n");
+    let port = admin::port(&roster);
+    enqueue(&roster, job("C", "{}")).expect("there is room");
+    redis.ask(&["ACL", "SETUSER", "default", "-rpush"]);
+    let refused: Overloaded = exception(enqueue(&roster, job("C", "{}"))).expect("it has no right to");
+    assert!(refused.message.contains("its rules refuse that"), "{}", refused.message);
+    is_told(&roster, port, Some("the last jobs were not enqueued"));
+    redis.ask(&["ACL", "SETUSER", "default", "+rpush", "-hset"]);
+    enqueue(&roster, job("C", "{}")).expect("there is room");
+    is_told(&roster, port, None);
+    let take_one = || roster.client().take_jobs(TakeJobsRequest::new(vec!["mail".into()], 1, None, 0, None));
+    exception::<Overloaded>(take_one()).expect("it has no right to");
+    is_told(&roster, port, Some("no jobs were handed out at the last try"));
+    redis.ask(&["ACL", "SETUSER", "default", "+hset"]);
+    assert_eq!(take_one().expect("it has the right").jobs.len(), 1);
+    is_told(&roster, port, None);
+}
+
 #[test]
 fn jobs_are_in_the_database_that_is_named_as_the_user_that_is_named() {
     let redis = Redis::start(&["--databases", "4"]);

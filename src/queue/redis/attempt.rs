@@ -15,6 +15,7 @@ use super::super::job::{Job, JobId, MAX_TIMEOUT, Progress, State, lease_ms};
 use super::keys::Step;
 use super::link::{Arguments, Failed, TIMEOUT};
 use super::record::{Next, Record};
+use super::refusals::Write;
 use super::resque::{self, Extras, Item};
 use super::{Redis, no_matter, scripts};
 use crate::clock::Moment;
@@ -92,7 +93,8 @@ impl Redis {
                 .number(most.bytes.min(MAX_BYTES) as u64)
                 .number(self.link.latest()? + SETTLE.as_millis() as u64)
                 .texts(queues);
-            let popped: Vec<(String, Value)> = self.link.run(&scripts::POP, arguments).await?;
+            let popped = self.link.run::<Vec<(String, Value)>>(&scripts::POP, arguments).await;
+            let popped = popped.inspect_err(|failed| self.refusals.note_rights(Write::Take, failed))?;
             if popped.is_empty() {
                 return Ok(Vec::new());
             }
@@ -102,9 +104,15 @@ impl Redis {
             let jobs = jobs.into_iter().filter_map(Result::ok).flatten();
             let jobs = self.with_whole_leases(jobs.collect(), lease).await;
             match failed.into_iter().find_map(Result::err) {
-                Some(failed) if jobs.is_empty() => return Err(failed.into()),
+                Some(failed) if jobs.is_empty() => {
+                    self.refusals.note_rights(Write::Take, &failed);
+                    return Err(failed.into());
+                }
                 _ if jobs.is_empty() => {}
-                _ => return Ok(jobs),
+                _ => {
+                    self.refusals.end(Write::Take);
+                    return Ok(jobs);
+                }
             }
         }
     }

@@ -17,6 +17,7 @@ use super::buffer::Buffer;
 use super::link::{Arguments, Failed};
 use super::record::Record;
 use super::recurring::Settling;
+use super::refusals::Write;
 use super::resque::{self, Extras};
 use super::unique::Holders;
 use super::{Redis, no_matter, scripts};
@@ -147,6 +148,7 @@ impl Redis {
         for _ in 0..MAX_TRIES {
             let (held, new): (Vec<_>, Vec<_>) = drafts.iter().partition(|draft| holders.of(draft).is_some());
             let reply = self.run_enqueue(&new, (queues, is_admin), is_exact, &holders, None).await;
+            let reply = reply.inspect_err(|failed| self.refusals.note_rights(Write::Enqueue, failed));
             let reply = reply.map_err(NotEnqueued::Failed)?;
             let reply = match redis::from_redis_value::<Vec<u64>>(reply.clone()) {
                 Ok(reply) => reply,
@@ -162,6 +164,9 @@ impl Redis {
                     continue;
                 }
             };
+            if reply.chunks_exact(2).any(|it| it[1] == 1) {
+                self.refusals.end(Write::Enqueue);
+            }
             new.iter().for_each(|draft| self.is_ready(&draft.job.queue));
             let held = held.into_iter().filter_map(|draft| Some((draft.id, (holders.of(draft)?, false))));
             let new = new.iter().zip(reply.chunks_exact(2)).map(|(draft, it)| (draft.id, (it[0], it[1] == 1)));

@@ -50,6 +50,14 @@ pub(super) struct Failed {
     pub(super) is_refused: bool,
     /// Whether it is the type of a key alone that is wrong.
     pub(super) is_of_a_key: bool,
+    pub(super) lacks: Option<Lack>,
+}
+
+/// What is lacking for a write, while others may be done.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Lack {
+    Memory,
+    Rights,
 }
 
 impl From<Failed> for Refused {
@@ -140,6 +148,11 @@ impl Link {
         Ok(())
     }
 
+    /// All is well: whatever is wrong next is news.
+    pub(super) fn is_well(&self) {
+        self.down.store(None);
+    }
+
     /// There is no connection any more. Whether that is news.
     pub(super) fn lose(&self, why: String) -> bool {
         self.up.store(None);
@@ -179,7 +192,7 @@ impl Link {
     fn is_down(&self) -> Failed {
         let why = self.down.load().as_ref().map(|why| why.to_string());
         let why = why.unwrap_or_else(|| self.no(&"it is being connected to").why);
-        Failed { why, is_refused: true, is_of_a_key: false }
+        Failed { why, is_refused: true, is_of_a_key: false, lacks: None }
     }
 
     /// It has not answered in time, and may have done what it was asked.
@@ -188,7 +201,8 @@ impl Link {
     }
 
     fn no(&self, why: &dyn std::fmt::Display) -> Failed {
-        Failed { why: format!("Redis at {} cannot be used: {why}", self.server), is_refused: true, is_of_a_key: false }
+        let why = format!("Redis at {} cannot be used: {why}", self.server);
+        Failed { why, is_refused: true, is_of_a_key: false, lacks: None }
     }
 
     /// An error in words, that name the server and the cure.
@@ -196,6 +210,8 @@ impl Link {
         let detail = error.detail().unwrap_or_default();
         let text = error.to_string();
         let says = |code: &str| error.code() == Some(code) || text.contains(code);
+        // Within a script they have no code, but words, which are others since 7.2.
+        let lacks_rights = ["NOPERM", "The user executing the script", "ACL failure in script"].into_iter().any(says);
         let cure = if says("OOM") {
             "it has no memory left: raise its `maxmemory`, or have something taken from it"
         } else if says("READONLY") {
@@ -208,7 +224,7 @@ impl Link {
             "it refuses the password of `queue.password_file`, or the user of `queue.backend`"
         } else if says("without any password configured") {
             "it has no password: take `queue.password_file` out"
-        } else if says("NOPERM") {
+        } else if lacks_rights {
             "its rules refuse that to the user of `queue.backend`"
         } else if says("MOVED") || says("CROSSSLOT") || says("CLUSTERDOWN") || says("cluster") {
             "it is a part of a cluster, in which a queue cannot be"
@@ -227,7 +243,12 @@ impl Link {
             (cure, detail) => format!("{cure} ({detail})"),
         };
         let is_refused = !error.is_io_error() && !error.is_timeout();
-        Failed { is_refused, is_of_a_key: says("WRONGTYPE"), ..self.no(&why) }
+        let lacks = match (says("OOM"), lacks_rights) {
+            (true, _) => Some(Lack::Memory),
+            (false, true) => Some(Lack::Rights),
+            (false, false) => None,
+        };
+        Failed { is_refused, is_of_a_key: says("WRONGTYPE"), lacks, ..self.no(&why) }
     }
 }
 

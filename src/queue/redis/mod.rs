@@ -15,6 +15,7 @@ mod link;
 mod look;
 mod record;
 mod recurring;
+mod refusals;
 mod resque;
 mod schedule;
 mod scripts;
@@ -40,8 +41,9 @@ use tokio::time::{Instant, sleep, sleep_until, timeout};
 use self::attempt::Leases;
 use self::buffer::Buffer;
 use self::keys::{Keys, Step};
-use self::link::{Failed, Link, TIMEOUT};
+use self::link::{Arguments, Failed, Lack, Link, TIMEOUT};
 use self::record::Record;
+use self::refusals::{Refusals, Write};
 use self::search::Searches;
 pub use self::server::Server;
 use super::change::Refused;
@@ -86,6 +88,8 @@ pub(super) struct Redis {
     recurrences: tokio::sync::Mutex<Recurrences>,
     /// Whether Redis does not let what nobody uses any more be removed.
     is_untidy: AtomicBool,
+    /// What it does not let be written, while it can be asked.
+    refusals: Refusals,
     /// Why all queues stand still, as others want it.
     all_paused: ArcSwapOption<String>,
     /// How many wait for jobs of which queues,
@@ -127,6 +131,7 @@ impl Redis {
             searches: Searches::default(),
             recurrences: tokio::sync::Mutex::new(Recurrences::new(&config.recurring)),
             is_untidy: AtomicBool::new(false),
+            refusals: Refusals::default(),
             all_paused: ArcSwapOption::empty(),
             wanted: Mutex::default(),
             ready: watch::Sender::default(),
@@ -194,6 +199,7 @@ impl Redis {
                 tick = Instant::now() + TICK;
                 let ticked = async {
                     self.link.keep(connection).await?;
+                    self.look_whether_it_takes_writes().await?;
                     self.tick().await
                 };
                 match ticked.await {
@@ -204,8 +210,10 @@ impl Redis {
                 if std::mem::take(&mut is_new) {
                     tracing::info!(server = %self.link.server, "the queues are open");
                     self.known.trouble.store(None);
+                    self.link.is_well();
                     backoff.reset();
                 }
+                self.refusals.log();
             }
             if let Err(failed) = self.passes_over("roster:paused", self.look_for_wanted().await) {
                 return failed;
@@ -228,9 +236,27 @@ impl Redis {
         }
     }
 
-    /// What is wrong with the buffer, for one who sees these queues, or why no job is handed out.
+    /// What Redis refuses, what is wrong with the buffer, for one who sees these queues, or why no job is handed out.
     pub(super) fn trouble(&self, sees: impl Fn(&str) -> bool) -> Option<Arc<String>> {
-        self.buffer.as_ref().and_then(|buffer| buffer.trouble(sees)).or_else(|| self.all_paused.load_full())
+        let of_buffer = || self.buffer.as_ref().and_then(|buffer| buffer.trouble(sees));
+        self.refusals.trouble().or_else(of_buffer).or_else(|| self.all_paused.load_full())
+    }
+
+    pub(super) fn refuses_writes(&self) -> bool {
+        self.refusals.trouble().is_some()
+    }
+
+    /// Whether something could be written, though nothing is: what takes nothing is of no use, and another may have its name by
+    /// now. Without memory it does all but what makes it grow; and who only enqueues there may have no rights to more.
+    async fn look_whether_it_takes_writes(&self) -> Result<(), Failed> {
+        let arguments = Arguments::default().text(self.keys.popped());
+        match self.link.run::<u8>(&scripts::PROBE, arguments).await {
+            Err(failed) if failed.lacks == Some(Lack::Memory) => self.refusals.note(Write::Growth, &failed),
+            Err(failed) if failed.lacks.is_none() && !failed.is_of_a_key => return Err(failed),
+            // A key of another type is told where it is read.
+            _ => self.refusals.end(Write::Growth),
+        }
+        Ok(())
     }
 
     /// Has the thread do something, and waits for it. Once asked it is done, whether anybody waits or not; what nobody waits

@@ -237,6 +237,10 @@ pub(super) static ROOM: LazyLock<Script> = LazyLock::new(|| {
     )
 });
 
+/// Writes nothing, also not into the log of Redis, and is refused as what makes something grow.
+pub(super) static PROBE: LazyLock<Script> =
+    LazyLock::new(|| Script::new("redis.call('ZADD', ARGV[1], 'XX', 0, '') return 1"));
+
 /// Members of a sorted set whose time has come, and their records: `{id, record, …}`, up to so many bytes.
 pub(super) static DUE: LazyLock<Script> = LazyLock::new(|| {
     Script::new(

@@ -1,0 +1,87 @@
+//! Refusals: what Redis does not let be written, though it can be asked; for the log, and for whoever asks what is wrong.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use super::link::{Failed, Lack};
+
+/// What is written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Write {
+    /// Whatever makes Redis grow, which is tried each second.
+    Growth,
+    /// What needs rights that are known once somebody has tried.
+    Enqueue,
+    Take,
+}
+
+impl Write {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Growth => "what takes memory",
+            Self::Enqueue => "enqueues",
+            Self::Take => "what hands out jobs",
+        }
+    }
+}
+
+#[derive(Debug, Default)]
+pub(super) struct Refusals {
+    noted: Mutex<Noted>,
+}
+
+#[derive(Debug, Default)]
+struct Noted {
+    /// What was refused when it was last tried, and why.
+    refused: BTreeMap<Write, Arc<String>>,
+    /// Of which the log has a line.
+    logged: BTreeSet<Write>,
+}
+
+impl Refusals {
+    pub(super) fn note(&self, what: Write, failed: &Failed) {
+        let since = match what {
+            Write::Growth => "",
+            Write::Enqueue => "the last jobs were not enqueued, which is told until some are: ",
+            Write::Take => "no jobs were handed out at the last try, which is told until some are: ",
+        };
+        self.noted().refused.insert(what, Arc::new(format!("{since}{failed}")));
+    }
+
+    /// The same of one that lacks rights: what else may be wrong is known by other means.
+    pub(super) fn note_rights(&self, what: Write, failed: &Failed) {
+        if failed.lacks == Some(Lack::Rights) {
+            self.note(what, failed);
+        }
+    }
+
+    /// It was done.
+    pub(super) fn end(&self, what: Write) {
+        self.noted().refused.remove(&what);
+    }
+
+    pub(super) fn trouble(&self) -> Option<Arc<String>> {
+        self.noted().refused.values().next().cloned()
+    }
+
+    /// Logs what is refused since the last time, or is no more. What comes and goes with each request has no line for each.
+    pub(super) fn log(&self) {
+        let Noted { refused, logged } = &mut *self.noted();
+        for (what, why) in refused.iter() {
+            if logged.insert(*what) {
+                tracing::error!(writes = what.name(), error = why.as_str(), "Redis refuses writes of the queues");
+            }
+        }
+        logged.retain(|what| {
+            let is_refused = refused.contains_key(what);
+            if !is_refused {
+                tracing::info!(writes = what.name(), "Redis takes these writes of the queues again");
+            }
+            is_refused
+        });
+    }
+
+    fn noted(&self) -> MutexGuard<'_, Noted> {
+        self.noted.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
