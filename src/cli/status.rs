@@ -1,5 +1,6 @@
 //! `roster status`: what the sidecar is doing, at a glance.
 
+use std::cmp::Reverse;
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::io::{self, Write};
@@ -16,6 +17,9 @@ use super::{Output, json, queue, text};
 
 /// How many services are shown one by one.
 const MOST_SERVICES: usize = 10;
+
+/// How many queues are named that have dead jobs, or some that wait for a limit.
+const MOST_QUEUES: usize = 4;
 
 const HEADING: [&str; 10] =
     ["SOURCE", "KIND", "STATE", "AGE", "NODES", "SIZE", "RECONNECTS", "LEFT OUT", "DRIFT", "DETAIL"];
@@ -104,26 +108,38 @@ fn of_queues(read: anyhow::Result<(Vec<QueueSummary>, Option<String>)>) -> Strin
         Err(why) => (Vec::new(), Some(format!("{why:#}"))),
     };
     let mut text = trouble.map_or_else(String::new, |why| format!("\nqueues NOT IN ORDER: {}\n", text::line(&why)));
-    if let Some((dead, first, more)) = of_each(&queues, |it| it.dead) {
+    if let Some((dead, most, places)) = of_each(&queues, "in", |it| it.dead) {
         let dead = counted(dead, "dead job");
-        let _ = writeln!(text, "\n{dead} in {first}{more}; `roster queue peek {first} dead` tells why");
+        let _ = writeln!(text, "\n{dead}{places}; `roster queue peek {most} dead` tells why");
     }
-    if let Some((limited, first, more)) = of_each(&queues, |it| it.limited.unwrap_or(0)) {
+    if let Some((limited, _, places)) = of_each(&queues, "of", |it| it.limited.unwrap_or(0)) {
         let limited = queue::waiting(limited);
-        let _ = writeln!(text, "\n{limited} for a `[[queue.limit]]` of {first}{more}; `roster queue list` counts them");
+        let _ = writeln!(text, "\n{limited} for a `[[queue.limit]]`{places}; `roster queue list` counts them");
     }
     text
 }
 
-/// How many there are, the first queue that has some, and how many more have. None: there are none.
-fn of_each(queues: &[QueueSummary], count: impl Fn(&QueueSummary) -> i64) -> Option<(u64, String, String)> {
-    let mut with_some = queues.iter().filter(|it| count(it) > 0);
-    let first = text::preview(with_some.next()?.name.as_bytes());
-    let more = match with_some.count() {
-        0 => String::new(),
-        more => format!(" and {more} more"),
-    };
-    Some((queues.iter().map(|it| count(it).unsigned_abs()).sum(), first, more))
+/// How many there are, the queue that has the most, and how many each of those has that have the most. None: there are none.
+fn of_each(
+    queues: &[QueueSummary],
+    preposition: &str,
+    count: impl Fn(&QueueSummary) -> i64,
+) -> Option<(u64, String, String)> {
+    let of = |it: &QueueSummary| (u64::try_from(count(it)).unwrap_or(0), text::preview(it.name.as_bytes()));
+    let mut each: Vec<_> = queues.iter().map(of).filter(|(count, _)| *count > 0).collect();
+    each.sort_by_key(|(count, _)| Reverse(*count));
+    let sum = |each: &[(u64, String)]| each.iter().map(|(count, _)| *count).sum::<u64>();
+    let most = each.first()?.1.clone();
+    if each.len() == 1 {
+        return Some((sum(&each), most.clone(), format!(" {preposition} {most}")));
+    }
+    let (shown, others) = each.split_at(each.len().min(MOST_QUEUES));
+    let mut places: Vec<_> = shown.iter().map(|(count, queue)| format!("{count} {preposition} {queue}")).collect();
+    if !others.is_empty() {
+        let (count, queues) = (sum(others), counted(others.len() as u64, "more queue"));
+        places.push(format!("{count} {preposition} {queues}"));
+    }
+    Some((sum(&each), most, format!(": {}", places.join(", "))))
 }
 
 /// One line about workers that fail or are not ready. Stopped and finished ones are as they should be.
@@ -352,7 +368,7 @@ other   zookeeper  DOWN   1m 1s   1200  5.0 MiB           2         0      0  co
     }
 
     #[test]
-    fn jobs_that_are_dead_or_wait_for_a_limit_have_a_line_with_the_first_queue_that_has_some() {
+    fn jobs_that_are_dead_or_wait_for_a_limit_have_a_line_with_how_many_are_in_which_queue() {
         let queue = |name: &str, dead, limited: Option<i64>| {
             QueueSummary::new(name.to_owned(), false, 9, 0, 0, dead, 0, None, None, None, None, None, 0, limited)
         };
@@ -360,7 +376,19 @@ other   zookeeper  DOWN   1m 1s   1200  5.0 MiB           2         0      0  co
         assert_eq!(
             of_queues(Ok((queues, None))),
             "\n1 dead job in mail; `roster queue peek mail dead` tells why\n\
-             \n3 jobs wait for a `[[queue.limit]]` of mail and 1 more; `roster queue list` counts them\n"
+             \n3 jobs wait for a `[[queue.limit]]`: 2 of mail, 1 of post; `roster queue list` counts them\n"
+        );
+        let mut queues =
+            [("img", 2), ("mail", 5), ("post", 0), ("video", 1)].map(|(name, dead)| queue(name, dead, None)).to_vec();
+        assert_eq!(
+            of_queues(Ok((queues.clone(), None))),
+            "\n8 dead jobs: 5 in mail, 2 in img, 1 in video; `roster queue peek mail dead` tells why\n"
+        );
+        queues.extend(["a", "b", "c"].map(|name| queue(name, 1, None)));
+        let text = of_queues(Ok((queues, None)));
+        assert!(
+            text.contains("\n11 dead jobs: 5 in mail, 2 in img, 1 in video, 1 in a, 2 in 2 more queues; "),
+            "{text}"
         );
         assert_eq!(of_queues(Ok((vec![queue("img", 0, None)], None))), "");
     }

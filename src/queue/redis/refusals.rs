@@ -67,7 +67,7 @@ impl Refusals {
     /// Logs what is refused since the last time, or is no more. What comes and goes with each request has no line for each.
     pub(super) fn log(&self) {
         let Noted { refused, logged } = &mut *self.noted();
-        for (what, why) in refused.iter() {
+        for (what, why) in &*refused {
             if logged.insert(*what) {
                 tracing::error!(writes = what.name(), error = why.as_str(), "Redis refuses writes of the queues");
             }
