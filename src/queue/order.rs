@@ -1,5 +1,7 @@
 //! Orders: where the jobs of a queue stand, by their state.
 
+use std::fmt;
+
 use super::book::Counts;
 use super::job::{Head, JobId, State};
 use super::keys::{self, QueueNumber};
@@ -42,6 +44,18 @@ impl Order {
             Self::Dead => &mut counts.dead,
             Self::Done => &mut counts.done,
         }
+    }
+}
+
+impl fmt::Display for Order {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Waiting => "waiting",
+            Self::Delayed => "delayed",
+            Self::Running => "running",
+            Self::Dead => "dead",
+            Self::Done => "done",
+        })
     }
 }
 

@@ -1,6 +1,6 @@
 //! Queues: enqueues jobs, hands them out, and hears what became of them.
 
-use std::fmt::Display;
+use std::fmt::{self, Display};
 use std::time::Duration;
 
 use super::Peer;
@@ -44,6 +44,19 @@ pub(super) enum QueueOrJob {
     Queue(Control),
     /// The dead job with this id is retried.
     Job(u64),
+}
+
+/// For the log.
+impl Display for QueueOrJob {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Queue(Control::Pause) => f.write_str("pause"),
+            Self::Queue(Control::Resume) => f.write_str("resume"),
+            Self::Queue(Control::Purge(order)) => write!(f, "purge {order}"),
+            Self::Queue(Control::Retry) => f.write_str("retry all"),
+            Self::Job(id) => write!(f, "retry {id}"),
+        }
+    }
 }
 
 /// The reply to one of them.
@@ -289,7 +302,7 @@ impl Api {
                 QueueReply::Recurring(RecurringJobsReply { jobs: all.into_iter().map(recurring).collect() })
             }
             QueueRequest::Control { queue, control } => {
-                let told = (queue.clone(), format!("{control:?}"));
+                let name = queue.clone();
                 let (jobs, has_more) = match control {
                     QueueOrJob::Queue(control) => self.queues.control(asker, queue, control).await.map_err(refused)?,
                     QueueOrJob::Job(id) => {
@@ -297,8 +310,14 @@ impl Api {
                         (1, false)
                     }
                 };
-                let (queue, control) = told;
-                tracing::info!(client = %peer.identity.client(), queue, control, "a queue is controlled");
+                let is_of_jobs = !matches!(control, QueueOrJob::Queue(Control::Pause | Control::Resume));
+                tracing::info!(
+                    client = %peer.identity.client(),
+                    queue = name,
+                    what = control.to_string(),
+                    jobs = is_of_jobs.then_some(jobs),
+                    "a queue is controlled"
+                );
                 QueueReply::Controlled(QueueControlReply { jobs: jobs as i32, has_more })
             }
         })

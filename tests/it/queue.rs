@@ -141,6 +141,15 @@ fn the_command_line_enqueues_looks_pauses_and_removes() {
     assert_eq!(prints(&roster, &["queue", "purge", "mail", "delayed"]), "1 job removed\n");
     assert_eq!(prints(&roster, &["queue", "retry", "mail", "--all"]), "0 jobs wait again\n");
     assert_eq!(roster.cli(["queue", "peek", "none"]).code, Some(1));
+    let log = roster.log();
+    for control in [
+        r#"queue="mail" what="purge delayed" jobs=1"#,
+        r#"queue="mail" what="retry all" jobs=0"#,
+        r#"queue="mail" what="pause""#,
+    ] {
+        let line = log.lines().find(|line| line.contains("a queue is controlled") && line.contains(control));
+        assert!(line.is_some_and(|line| control.contains("jobs") || !line.contains("jobs=")), "{control}: {log}");
+    }
     let wrong = roster.cli(["enqueue", "mail", ""]);
     assert!(wrong.code == Some(2) && wrong.wrong.contains("name: it has 0 bytes"), "{wrong:?}");
     let wrong = roster.cli(["enqueue", "mail", "send", "@/nosuch"]);
