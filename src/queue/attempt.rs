@@ -8,7 +8,7 @@ use super::engine::{EngineError, sound};
 use super::enqueue::Asker;
 use super::job::{
     Head, Job, JobId, MAX_DELAY, MAX_ERROR, MAX_LOST, OVERHEAD, Progress, State, Until, body, cut, lease_ms,
-    retry_delay,
+    lost_too_often, retry_delay,
 };
 use super::keys::{self, QueueNumber};
 use super::order::Order;
@@ -217,9 +217,11 @@ impl Change<'_, '_> {
         self.tally.failed += 1;
         let (failures, lost) = (head.failures.saturating_add(1), head.lost.saturating_add(1));
         let next = Head { failures, lost, error: Some(cut(why, MAX_ERROR)), state: State::Waiting, ..head.clone() };
-        match lost >= MAX_LOST || failures > head.retries {
-            true => self.bury(id, &Head { state: head.state, ..next }, why),
-            false => self.moved(id, head, &next),
+        let dead = Head { state: head.state, ..next.clone() };
+        match (lost >= MAX_LOST, failures > head.retries) {
+            (true, _) => self.bury(id, &dead, &lost_too_often(why)),
+            (false, true) => self.bury(id, &dead, why),
+            (false, false) => self.moved(id, head, &next),
         }
     }
 }

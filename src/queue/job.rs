@@ -46,6 +46,11 @@ const LEAST_SIZE: usize = 1 << 10;
 /// A job that is lost so often, with the process that had it or by its time, kills whoever performs it.
 pub(super) const MAX_LOST: u32 = 3;
 
+/// Why one is dead that was lost for the last time: first what the retries that it has left do not tell.
+pub(super) fn lost_too_often(why: &str) -> String {
+    format!("it was lost {MAX_LOST} times, and is tried no more: {why}")
+}
+
 /// A job to be enqueued.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct NewJob {

@@ -153,7 +153,8 @@ fn a_death_loses_no_job_and_three_of_them_make_it_dead_until_it_is_retried() {
         ensure(counts == [0, 0, 0, 1], format!("{counts:?}"))
     });
     let dead = roster.client().job(JobQuery { id }).expect("it is kept").job;
-    assert_eq!((dead.state, dead.error.as_deref()), (JobState::DEAD, Some("its lease ended")));
+    let why = "it was lost 3 times, and is tried no more: its lease ended";
+    assert_eq!((dead.state, dead.error.as_deref()), (JobState::DEAD, Some(why)));
     assert_eq!(roster.cli(["queue", "retry", "mail", &id.to_string()]).text(), "1 job waits again\n");
     let again = take(&roster, 1, None, 0);
     assert_eq!((again[0].id, again[0].attempt, again[0].failures), (id, 4, 0));

@@ -11,7 +11,8 @@ use super::super::attempt::Update;
 use super::super::change::millis;
 use super::super::death::Death;
 use super::super::job::{
-    DEFAULT_PRIORITY, Job, JobId, MAX_DELAY, MAX_ERROR, MAX_LOST, State, Unique, Until, lease_ms, retry_delay,
+    DEFAULT_PRIORITY, Job, JobId, MAX_DELAY, MAX_ERROR, MAX_LOST, State, Unique, Until, lease_ms, lost_too_often,
+    retry_delay,
 };
 use super::keys::place;
 use super::link::TIMEOUT;
@@ -143,10 +144,11 @@ impl Record {
             }
             Update::Lose { error } => {
                 let (failures, lost) = (extras.failures.saturating_add(1), extras.lost.saturating_add(1));
-                let extras = Extras { failures, lost, error: Some(cut(error)), ..extras };
-                match lost >= MAX_LOST || failures > self.retries(config) {
-                    true => self.dead(extras, now),
-                    false => Next::Waiting(extras),
+                let with = |error: &str| Extras { failures, lost, error: Some(cut(error)), ..extras };
+                match (lost >= MAX_LOST, failures > self.retries(config)) {
+                    (true, _) => self.dead(with(&lost_too_often(error)), now),
+                    (false, true) => self.dead(with(error), now),
+                    (false, false) => Next::Waiting(with(error)),
                 }
             }
             Update::Bury { error } => self.dead(Extras { error: Some(cut(error)), ..extras }, now),
@@ -265,6 +267,23 @@ mod tests {
         assert_eq!((job.state, job.name.as_str()), (State::Done { until: NOW + 60_000 }, "App\\Send"));
         assert_eq!((job.user, job.attempt, job.error), (Some(33), 2, None));
         assert_eq!((job.payload.len(), job.result.as_deref()), (0, Some(&b"\xff3"[..])));
+    }
+
+    #[test]
+    fn one_that_is_dead_with_retries_left_says_that_it_was_lost_too_often() {
+        let lost = |extras: &str| match running(extras).after(
+            &Update::Lose { error: "its lease ended".to_owned() },
+            NOW,
+            &Config::default(),
+        ) {
+            Next::Kept(record) => (record.state, record.extras.error),
+            next => panic!("{next:?}"),
+        };
+        let dead = State::Dead { since: NOW };
+        let told = "it was lost 3 times, and is tried no more: its lease ended";
+        assert_eq!(lost(r#"{"lost":2,"failures":2}"#), (dead, Some(told.to_owned())));
+        let without_retries = lost(r#"{"retries":0}"#);
+        assert_eq!(without_retries, (dead, Some("its lease ended".to_owned())));
     }
 
     #[test]

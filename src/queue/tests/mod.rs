@@ -247,7 +247,8 @@ fn a_job_that_is_lost_three_times_is_not_handed_on_for_ever() {
     }
     assert_eq!(queue.take("mail"), None);
     let dead = queue.change(|change| change.find(id)).expect("it is kept");
-    assert!(matches!(dead.state, State::Dead { .. }) && dead.error.as_deref() == Some("its lease ended"), "{dead:?}");
+    let why = "it was lost 3 times, and is tried no more: its lease ended";
+    assert!(matches!(dead.state, State::Dead { .. }) && dead.error.as_deref() == Some(why), "{dead:?}");
 }
 
 #[test]
