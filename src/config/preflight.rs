@@ -261,7 +261,12 @@ pub(super) fn doubts(config: &Config, tree: &ConfigTree) -> Vec<Diagnostic> {
         );
         tree.diagnostic("shared.state".into(), why)
     });
-    let shared = shared.into_iter().chain(missing).chain(state);
+    // Another user's folder is no mere doubt.
+    let queue = config.queue.path.as_deref().filter(|path| is_own && own::foreign_folder(path).is_none());
+    let queue = queue.and_then(|folder| runs_as::cannot_make("file", folder)).map(|why| {
+        tree.diagnostic("queue.path".into(), format!("{why}; until then, the sidecar goes on, and keeps no jobs there"))
+    });
+    let shared = shared.into_iter().chain(missing).chain(state).chain(queue);
     let of_rules = paths_without_slash(config, tree).into_iter().chain(for_nobody(config, tree));
     let of_workers =
         workers_of_root(config, tree).chain(workers_in_root(config, tree)).chain(without_script(config, tree));

@@ -6,6 +6,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
+use nix::errno::Errno;
+use nix::unistd::geteuid;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::sleep;
 
@@ -22,7 +24,8 @@ use super::requests::Requests;
 use super::{ASK_SIZE, Config, Known, Place, Recurrences, Sources, Totals, keys};
 use crate::clock::millis_since_1970;
 use crate::metrics::Metrics;
-use crate::permissions::Claim;
+use crate::permissions::own::name_of;
+use crate::permissions::{Claim, NotClaimed};
 use crate::share::Taken;
 use crate::task::{Stop, wake};
 
@@ -215,12 +218,11 @@ impl Keeper {
 
     /// Claims and opens the file. One that is damaged is set aside, and another begun.
     fn open(&self) -> Result<(Claim, Engine), String> {
-        let told = |why: &dyn fmt::Display| format!("{}: {why}", self.folder.display());
-        engine::make_private(&self.folder).map_err(|error| told(&error))?;
+        engine::make_private(&self.folder).map_err(|error| self.unusable(&error.into()))?;
         #[cfg(test)]
         self.known.opens.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
         // Within the folder: others may have mounted it at another place.
-        let claim = Claim::of(&engine::file_in(&self.folder)).map_err(|why| told(&why))?;
+        let claim = Claim::of(&engine::file_in(&self.folder)).map_err(|why| self.unusable(&why))?;
         let damage = |error: &dyn fmt::Display, file: &Path| -> Result<(), String> {
             let aside = engine::set_aside(file, self.now().wall)
                 .map_err(|failed| format!("{error}, and it cannot be set aside: {failed}"))?;
@@ -241,6 +243,19 @@ impl Keeper {
         }
         .map_err(|error| error.to_string())?;
         Ok((claim, engine))
+    }
+
+    /// Why the folder cannot be had, with the setting, and the cure where that does not lie in the reason.
+    fn unusable(&self, why: &NotClaimed) -> String {
+        let cure = match why {
+            NotClaimed::Held(_) => "; stop that one, or choose another folder".to_owned(),
+            NotClaimed::Failed(error) if error.raw_os_error().is_some_and(is_of_the_place) => {
+                let user = name_of(geteuid().as_raw());
+                format!("; have it made for {user}, or choose another folder")
+            }
+            NotClaimed::Failed(_) => String::new(),
+        };
+        format!("queue.path: cannot use {}: {why}{cure}", self.folder.display())
     }
 
     fn load<'e>(&self, engine: &'e mut Engine) -> Result<Opened<'e>, EngineError> {
@@ -519,6 +534,12 @@ impl Keeper {
     fn uptime_of(&self, at: Instant) -> u64 {
         at.saturating_duration_since(self.began).as_millis() as u64
     }
+}
+
+/// Whether an error says that our user can make nothing there.
+fn is_of_the_place(error: i32) -> bool {
+    use Errno::{EACCES, ENOENT, ENOTDIR, EPERM, EROFS};
+    matches!(Errno::from_raw(error), EACCES | ENOENT | ENOTDIR | EPERM | EROFS)
 }
 
 /// What was done, or why not; what is damaged is as good as refused.

@@ -196,6 +196,27 @@ fn a_state_that_cannot_be_kept_and_a_folder_that_a_typo_makes_are_doubts() {
 }
 
 #[test]
+fn a_folder_of_queues_that_cannot_be_made_is_a_doubt() {
+    let folder = tempfile::tempdir().expect("a folder");
+    std::fs::write(folder.path().join("file"), "").expect("written");
+    let checked = |path: &str| {
+        let text = format!(
+            "[queue]\npath = '{path}'\n[thrift]\nunix = '{0}/s'\n[shared]\nstate = '{0}/state'\npath = '{0}/shared.mdb'\n\
+             [register]\nlisten = ''\n",
+            folder.path().display()
+        );
+        checked(folder.path(), &text)
+    };
+    assert_eq!(
+        checked("/proc/none/queue"),
+        "warning: roster.toml:2: queue.path: no folder can be made in /proc: it is the kernel's; choose another, or have \
+         it made; until then, the sidecar goes on, and keeps no jobs there"
+    );
+    assert!(checked("file").contains("roster.toml:2: queue.path: no file can be made in file: it is no folder; "));
+    assert_eq!(checked("queue"), "");
+}
+
+#[test]
 fn the_sidecar_runs_as_the_owner_of_its_socket_else_of_its_state() {
     let folder = tempfile::tempdir().expect("a folder");
     let own = nix::unistd::geteuid();

@@ -303,6 +303,23 @@ async fn a_file_that_is_refused_is_not_read_again_until_somebody_changes_it() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn why_a_folder_cannot_be_had_is_told_with_the_setting_and_the_cure() {
+    let live = Live::start();
+    live.enqueue(vec![job("mail", "a")]).await;
+    let held = live.folder.path().join("queue");
+    for (path, why, cure) in [
+        (Path::new("/proc/none/queue"), "No such file or directory", "; have it made for "),
+        (held.as_path(), "another sidecar", "; stop that one, or choose another folder"),
+    ] {
+        let (tasks, _failed) = Tasks::new();
+        let refused = start(path, &tasks).enqueue(WEB, vec![job("mail", "a")]).await;
+        let told = refused.expect_err("it cannot be had").to_string();
+        let begin = format!("queue.path: cannot use {}: {why}", path.display());
+        assert!(told.starts_with(&begin) && told.contains(cure), "{told}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn what_is_kept_for_its_result_is_counted() {
     let live = Live::with(Config { keep_results: Duration::from_secs(60), ..Config::default() });
     let id = live.enqueue(vec![job("mail", "a")]).await[0];
