@@ -474,6 +474,24 @@ fn a_job_in_the_buffer_is_found_and_cancelled() {
     exception::<NotFound>(found(&roster, odd)).expect("it is nowhere");
 }
 
+#[test]
+fn whoever_cancels_a_job_in_the_buffer_is_told_where_the_outcome_is_not_known() {
+    let mut redis = Redis::start(&["--appendonly", "yes", "--appendfsync", "always"]);
+    let cutter = Cutter::to(redis.port());
+    let roster = at(&cutter.url());
+    redis.ask(&["SET", "resque:queue:odd", "no list"]);
+    redis.kill();
+    let odd = enqueue(&roster, job("odd", "C")).jobs[0].id;
+    redis.run();
+    connected_but_for(&roster, "odd");
+    // Redis has what keeps it from enqueueing the job, and the answer arrives too late.
+    cutter.delay("\r\nNX\r\n", Duration::from_secs(20));
+    let refused: Overloaded = exception(roster.client().cancel_job(JobQuery { id: odd })).expect("there is no answer");
+    let told = format!("whether job {odd} is removed is not known: cancel it once Redis is back");
+    assert!(refused.message.contains(&told), "{}", refused.message);
+    assert_ne!(redis.ask(&["ZSCORE", "resque:roster:enqueued", &odd.to_string()]), "", "it is never delivered");
+}
+
 /// Redis is there, and takes no jobs of a queue.
 fn connected_but_for(roster: &Roster, queue: &str) {
     eventually("it is told", SOON, || {

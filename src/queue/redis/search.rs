@@ -238,7 +238,8 @@ impl Redis {
                         if matches!(record.state, State::Running { .. }) {
                             return Err(Refused::Running(id));
                         }
-                        redis.remove(id, text.as_deref().unwrap_or_default(), &record).await?
+                        let removed = redis.remove(id, text.as_deref().unwrap_or_default(), &record).await;
+                        removed.map_err(|failed| not_removed(id, failed))?
                     }
                     None => {
                         let sought = redis.search(user, id).await.map_err(|why| in_buffer.unless_there(why));
@@ -253,7 +254,8 @@ impl Redis {
                         let key = redis.keys.queue(&queue);
                         let record = Record::new(queue, State::Waiting, &item, String::new(), 0);
                         let step = Step::new(&redis.keys).if_in_list(&key, &text).free(id, &record);
-                        redis.change(step.then_bytes([b"LREM", key.as_bytes(), b"1", &text])).await?
+                        let removed = redis.change(step.then_bytes([b"LREM", key.as_bytes(), b"1", &text])).await;
+                        removed.map_err(|failed| not_removed(id, failed))?
                     }
                 };
                 if is_removed { Ok(()) } else { Err(Refused::Running(id)) }
@@ -303,7 +305,7 @@ impl Redis {
             Ok(now) => {
                 let enqueued = self.keys.key("roster:enqueued");
                 let command = redis::cmd("ZADD").arg(enqueued).arg("NX").arg(now).arg(id).to_owned();
-                self.link.command::<u64>(&command).await? == 0
+                self.link.command::<u64>(&command).await.map_err(|failed| not_removed(id, failed))? == 0
             }
             Err(why) if self.is_in_doubt(id) || buffer.is_of_before(at) => {
                 return Err(Refused::Unavailable(format!(
@@ -317,6 +319,16 @@ impl Redis {
         forgotten.unwrap_or_else(|_| Err(hangs(&format!("job {id} is removed once it goes on"))))?;
         self.need_no_more([id].into_iter());
         Ok(if is_in_redis { InBuffer::NotThere } else { InBuffer::Found(at, draft) })
+    }
+}
+
+/// Why a job is not removed; or may be, where Redis was asked and has not answered.
+fn not_removed(id: JobId, failed: Failed) -> Refused {
+    match failed.is_refused {
+        true => failed.into(),
+        false => Refused::Unavailable(format!(
+            "{failed}; whether job {id} is removed is not known: cancel it once Redis is back"
+        )),
     }
 }
 
