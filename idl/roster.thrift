@@ -990,10 +990,13 @@ struct Worker {
   11: optional i64 processorMs
   /** How many calls to it are under way from here, and which has been for longest; absent: it has not connected, or none is. */
   12: optional i32 calls
-  /** `service.method`, perhaps cut, */
+  /** `service.method`; or the job that it performs, if that began before: `queue/name id`, or `a job` for who may not look at those
+   *  of its queue; perhaps cut, */
   13: optional string doing
   /** and since when, ms since 1970. */
   14: optional i64 doingSinceMs
+  /** The id of the job that it performs, for who may look at it. */
+  15: optional i64 job
 }
 
 struct WorkersQuery {
@@ -1273,6 +1276,16 @@ struct Job {
   15: optional binary result
   /** True: it waits on the sidecar's host until Redis has it, as in `EnqueueReply`. */
   16: optional bool isBuffered
+  /** The key that no other job of the queue may have now. Absent: none, or no more. */
+  17: optional string uniqueKey
+  /** As it was enqueued. */
+  18: optional string limitKey
+  /** Of one that recurs: for which time of its schedule it was enqueued, perhaps later. */
+  19: optional i64 dueAt
+  /** Which worker of the sidecar has it, `mail/2`, and in which process, for who may perform it, while it is RUNNING. Absent:
+      none; a client took it, or another host may have it. */
+  20: optional string worker
+  21: optional i32 pid
 }
 
 struct TakeJobsRequest {
@@ -1380,6 +1393,10 @@ struct QueueSummary {
   /** How many of those that wait a `[[queue.limit]]` holds back: all, or those that were passed over for their `limitKey` when it
       was last looked for a job, among the first 1,000; absent: none, as far as is known. */
   14: optional i64 limited
+  /** How many processes of the sidecar's workers perform it; those of other hosts, which may do so in Redis, are not known here; */
+  15: optional i32 workers
+  /** and how many clients have a `takeJobs` for it under way here. */
+  16: optional i32 clients
 }
 
 struct QueuesReply {

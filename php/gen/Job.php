@@ -106,6 +106,31 @@ class Job
             'isRequired' => false,
             'type' => TType::BOOL,
         ),
+        17 => array(
+            'var' => 'uniqueKey',
+            'isRequired' => false,
+            'type' => TType::STRING,
+        ),
+        18 => array(
+            'var' => 'limitKey',
+            'isRequired' => false,
+            'type' => TType::STRING,
+        ),
+        19 => array(
+            'var' => 'dueAt',
+            'isRequired' => false,
+            'type' => TType::I64,
+        ),
+        20 => array(
+            'var' => 'worker',
+            'isRequired' => false,
+            'type' => TType::STRING,
+        ),
+        21 => array(
+            'var' => 'pid',
+            'isRequired' => false,
+            'type' => TType::I32,
+        ),
     );
 
     /**
@@ -188,6 +213,35 @@ class Job
      * @var bool
      */
     public $isBuffered = null;
+    /**
+     * The key that no other job of the queue may have now. Absent: none, or no more.
+     * 
+     * @var string
+     */
+    public $uniqueKey = null;
+    /**
+     * As it was enqueued.
+     * 
+     * @var string
+     */
+    public $limitKey = null;
+    /**
+     * Of one that recurs: for which time of its schedule it was enqueued, perhaps later.
+     * 
+     * @var int
+     */
+    public $dueAt = null;
+    /**
+     * Which worker of the sidecar has it, `mail/2`, and in which process, for who may perform it, while it is RUNNING. Absent:
+     * none; a client took it, or another host may have it.
+     * 
+     * @var string
+     */
+    public $worker = null;
+    /**
+     * @var int
+     */
+    public $pid = null;
 
     public function __construct($vals = null)
     {
@@ -239,6 +293,21 @@ class Job
             }
             if (isset($vals['isBuffered'])) {
                 $this->isBuffered = $vals['isBuffered'];
+            }
+            if (isset($vals['uniqueKey'])) {
+                $this->uniqueKey = $vals['uniqueKey'];
+            }
+            if (isset($vals['limitKey'])) {
+                $this->limitKey = $vals['limitKey'];
+            }
+            if (isset($vals['dueAt'])) {
+                $this->dueAt = $vals['dueAt'];
+            }
+            if (isset($vals['worker'])) {
+                $this->worker = $vals['worker'];
+            }
+            if (isset($vals['pid'])) {
+                $this->pid = $vals['pid'];
             }
         }
     }
@@ -375,6 +444,41 @@ class Job
                         $xfer += $input->skip($ftype);
                     }
                     break;
+                case 17:
+                    if ($ftype == TType::STRING) {
+                        $xfer += $input->readString($this->uniqueKey);
+                    } else {
+                        $xfer += $input->skip($ftype);
+                    }
+                    break;
+                case 18:
+                    if ($ftype == TType::STRING) {
+                        $xfer += $input->readString($this->limitKey);
+                    } else {
+                        $xfer += $input->skip($ftype);
+                    }
+                    break;
+                case 19:
+                    if ($ftype == TType::I64) {
+                        $xfer += $input->readI64($this->dueAt);
+                    } else {
+                        $xfer += $input->skip($ftype);
+                    }
+                    break;
+                case 20:
+                    if ($ftype == TType::STRING) {
+                        $xfer += $input->readString($this->worker);
+                    } else {
+                        $xfer += $input->skip($ftype);
+                    }
+                    break;
+                case 21:
+                    if ($ftype == TType::I32) {
+                        $xfer += $input->readI32($this->pid);
+                    } else {
+                        $xfer += $input->skip($ftype);
+                    }
+                    break;
                 default:
                     $xfer += $input->skip($ftype);
                     break;
@@ -470,6 +574,31 @@ class Job
         if ($this->isBuffered !== null) {
             $xfer += $output->writeFieldBegin('isBuffered', TType::BOOL, 16);
             $xfer += $output->writeBool($this->isBuffered);
+            $xfer += $output->writeFieldEnd();
+        }
+        if ($this->uniqueKey !== null) {
+            $xfer += $output->writeFieldBegin('uniqueKey', TType::STRING, 17);
+            $xfer += $output->writeString($this->uniqueKey);
+            $xfer += $output->writeFieldEnd();
+        }
+        if ($this->limitKey !== null) {
+            $xfer += $output->writeFieldBegin('limitKey', TType::STRING, 18);
+            $xfer += $output->writeString($this->limitKey);
+            $xfer += $output->writeFieldEnd();
+        }
+        if ($this->dueAt !== null) {
+            $xfer += $output->writeFieldBegin('dueAt', TType::I64, 19);
+            $xfer += $output->writeI64($this->dueAt);
+            $xfer += $output->writeFieldEnd();
+        }
+        if ($this->worker !== null) {
+            $xfer += $output->writeFieldBegin('worker', TType::STRING, 20);
+            $xfer += $output->writeString($this->worker);
+            $xfer += $output->writeFieldEnd();
+        }
+        if ($this->pid !== null) {
+            $xfer += $output->writeFieldBegin('pid', TType::I32, 21);
+            $xfer += $output->writeI32($this->pid);
             $xfer += $output->writeFieldEnd();
         }
         $xfer += $output->writeFieldStop();

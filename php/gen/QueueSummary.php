@@ -94,6 +94,16 @@ class QueueSummary
             'isRequired' => false,
             'type' => TType::I64,
         ),
+        15 => array(
+            'var' => 'workers',
+            'isRequired' => false,
+            'type' => TType::I32,
+        ),
+        16 => array(
+            'var' => 'clients',
+            'isRequired' => false,
+            'type' => TType::I32,
+        ),
     );
 
     /**
@@ -169,6 +179,18 @@ class QueueSummary
      * @var int
      */
     public $limited = null;
+    /**
+     * How many processes of the sidecar's workers perform it; those of other hosts, which may do so in Redis, are not known here;
+     * 
+     * @var int
+     */
+    public $workers = null;
+    /**
+     * and how many clients have a `takeJobs` for it under way here.
+     * 
+     * @var int
+     */
+    public $clients = null;
 
     public function __construct($vals = null)
     {
@@ -214,6 +236,12 @@ class QueueSummary
             }
             if (isset($vals['limited'])) {
                 $this->limited = $vals['limited'];
+            }
+            if (isset($vals['workers'])) {
+                $this->workers = $vals['workers'];
+            }
+            if (isset($vals['clients'])) {
+                $this->clients = $vals['clients'];
             }
         }
     }
@@ -335,6 +363,20 @@ class QueueSummary
                         $xfer += $input->skip($ftype);
                     }
                     break;
+                case 15:
+                    if ($ftype == TType::I32) {
+                        $xfer += $input->readI32($this->workers);
+                    } else {
+                        $xfer += $input->skip($ftype);
+                    }
+                    break;
+                case 16:
+                    if ($ftype == TType::I32) {
+                        $xfer += $input->readI32($this->clients);
+                    } else {
+                        $xfer += $input->skip($ftype);
+                    }
+                    break;
                 default:
                     $xfer += $input->skip($ftype);
                     break;
@@ -417,6 +459,16 @@ class QueueSummary
         if ($this->limited !== null) {
             $xfer += $output->writeFieldBegin('limited', TType::I64, 14);
             $xfer += $output->writeI64($this->limited);
+            $xfer += $output->writeFieldEnd();
+        }
+        if ($this->workers !== null) {
+            $xfer += $output->writeFieldBegin('workers', TType::I32, 15);
+            $xfer += $output->writeI32($this->workers);
+            $xfer += $output->writeFieldEnd();
+        }
+        if ($this->clients !== null) {
+            $xfer += $output->writeFieldBegin('clients', TType::I32, 16);
+            $xfer += $output->writeI32($this->clients);
             $xfer += $output->writeFieldEnd();
         }
         $xfer += $output->writeFieldStop();

@@ -99,6 +99,11 @@ class Worker
             'isRequired' => false,
             'type' => TType::I64,
         ),
+        15 => array(
+            'var' => 'job',
+            'isRequired' => false,
+            'type' => TType::I64,
+        ),
     );
 
     /**
@@ -169,7 +174,8 @@ class Worker
      */
     public $calls = null;
     /**
-     * `service.method`, perhaps cut,
+     * `service.method`; or the job that it performs, if that began before: `queue/name id`, or `a job` for who may not look at those
+     * of its queue; perhaps cut,
      * 
      * @var string
      */
@@ -180,6 +186,12 @@ class Worker
      * @var int
      */
     public $doingSinceMs = null;
+    /**
+     * The id of the job that it performs, for who may look at it.
+     * 
+     * @var int
+     */
+    public $job = null;
 
     public function __construct($vals = null)
     {
@@ -225,6 +237,9 @@ class Worker
             }
             if (isset($vals['doingSinceMs'])) {
                 $this->doingSinceMs = $vals['doingSinceMs'];
+            }
+            if (isset($vals['job'])) {
+                $this->job = $vals['job'];
             }
         }
     }
@@ -355,6 +370,13 @@ class Worker
                         $xfer += $input->skip($ftype);
                     }
                     break;
+                case 15:
+                    if ($ftype == TType::I64) {
+                        $xfer += $input->readI64($this->job);
+                    } else {
+                        $xfer += $input->skip($ftype);
+                    }
+                    break;
                 default:
                     $xfer += $input->skip($ftype);
                     break;
@@ -444,6 +466,11 @@ class Worker
         if ($this->doingSinceMs !== null) {
             $xfer += $output->writeFieldBegin('doingSinceMs', TType::I64, 14);
             $xfer += $output->writeI64($this->doingSinceMs);
+            $xfer += $output->writeFieldEnd();
+        }
+        if ($this->job !== null) {
+            $xfer += $output->writeFieldBegin('job', TType::I64, 15);
+            $xfer += $output->writeI64($this->job);
             $xfer += $output->writeFieldEnd();
         }
         $xfer += $output->writeFieldStop();

@@ -51,7 +51,8 @@ enum Command {
 
 /// List the queues: how many jobs are in which state, and how long ago the oldest that waits was enqueued
 ///
-/// OLDEST counts from the enqueue, also of a job that was delayed or is retried.
+/// WORKERS: how many processes of this sidecar's workers perform it. OLDEST counts from the enqueue, also of a job that
+/// was delayed or is retried.
 #[derive(Debug, Args)]
 struct List {
     #[arg(short, long, value_enum, default_value_t = Output::Table)]
@@ -69,7 +70,7 @@ struct Peek {
     /// How many at most
     #[arg(short = 'n', value_name = "COUNT", default_value_t = 20)]
     count: usize,
-    /// JSON has the payloads
+    /// JSON has the payloads, the keys and for which time it is
     #[arg(short, long, value_enum, default_value_t = Output::Table)]
     output: Output,
     #[command(flatten)]
@@ -82,7 +83,7 @@ struct Job {
     /// The job's id
     #[arg(value_parser = job_id)]
     id: i64,
-    /// JSON has the payload, and how far it is
+    /// JSON has the payload, the keys, how far it is and for which time
     #[arg(short, long, value_enum, default_value_t = Output::Table)]
     output: Output,
     #[command(flatten)]
@@ -322,6 +323,11 @@ impl List {
                     let queue = text::preview(it.name.as_bytes());
                     eprintln!("roster: {} for a `[[queue.limit]]` of {queue}", waiting(u64::try_from(jobs)?));
                 }
+                for it in queues.iter().filter(|it| unperformed(it) > 0) {
+                    let (queue, jobs) = (text::preview(it.name.as_bytes()), waiting(it.waiting.unsigned_abs()));
+                    let others = if is_counted(it) { "" } else { "; other hosts may" };
+                    eprintln!("roster: {jobs} in {queue}, and no worker or client here performs that{others}");
+                }
                 io::stdout().write_all(table(&queues, now()).as_bytes())?;
             }
             Output::Json => {
@@ -352,6 +358,7 @@ pub(super) fn document(it: &QueueSummary) -> Value {
         "dead": it.dead, "done": it.done, "bytes": it.bytes, "oldestWaiting": it.oldest_waiting,
         "enqueuedInLastMinute": it.enqueued_in_last_minute, "doneInLastMinute": it.done_in_last_minute,
         "buffered": it.buffered.unwrap_or(0), "bufferedSince": it.buffered_since, "limited": it.limited.unwrap_or(0),
+        "workers": it.workers, "clients": it.clients,
     })
 }
 
@@ -360,6 +367,7 @@ fn table(queues: &[QueueSummary], now: i64) -> String {
         [
             text::preview(it.name.as_bytes()),
             if it.is_paused { "paused" } else { "open" }.to_owned(),
+            it.workers.map_or_else(|| "-".into(), |count| count.to_string()),
             it.waiting.to_string(),
             it.delayed.to_string(),
             it.running.to_string(),
@@ -367,15 +375,26 @@ fn table(queues: &[QueueSummary], now: i64) -> String {
             it.done.unwrap_or(0).to_string(),
             rate(it.enqueued_in_last_minute),
             rate(it.done_in_last_minute),
-            // Of queues in Redis neither is known.
-            it.enqueued_in_last_minute.map_or_else(|| "-".into(), |_| text::size(it.bytes)),
+            if is_counted(it) { text::size(it.bytes) } else { "-".into() },
             it.oldest_waiting.map_or_else(|| "-".into(), |at| text::duration((now - at).max(0))),
         ]
     };
     let rows: Vec<_> = queues.iter().map(row).collect();
-    let heading =
-        ["QUEUE", "STATE", "WAITING", "DELAYED", "RUNNING", "DEAD", "DONE", "IN/S", "OUT/S", "SIZE", "OLDEST"];
+    let heading = [
+        "QUEUE", "STATE", "WORKERS", "WAITING", "DELAYED", "RUNNING", "DEAD", "DONE", "IN/S", "OUT/S", "SIZE", "OLDEST",
+    ];
     text::table(heading, &heading[2..], &rows)
+}
+
+/// Of queues in Redis neither their size is known nor how many jobs come and are done.
+pub(super) fn is_counted(it: &QueueSummary) -> bool {
+    it.enqueued_in_last_minute.is_some()
+}
+
+/// How many jobs wait that nobody here performs. Of an older sidecar it is not known.
+pub(super) fn unperformed(it: &QueueSummary) -> i64 {
+    let by_nobody = it.workers == Some(0) && it.clients == Some(0);
+    if by_nobody && !it.is_paused { it.waiting } else { 0 }
 }
 
 /// Jobs a second.
@@ -466,6 +485,10 @@ fn document_of_job(it: &idl::Job) -> Value {
         "enqueuedAt": it.enqueued_at, "stateAt": it.state_at, "error": it.error,
         "isBuffered": it.is_buffered == Some(true),
     });
+    if let Some((worker, pid)) = it.worker.as_ref().zip(it.pid) {
+        job["worker"] = worker.as_str().into();
+        job["pid"] = pid.into();
+    }
     if let Some(progress) = &it.progress {
         job["progress"] = json!({
             "percent": progress.percent, "note": progress.note, "reportedAt": progress.reported_at,
@@ -491,11 +514,12 @@ fn table_of_jobs(jobs: &[idl::Job]) -> String {
             text::time(it.enqueued_at),
             text::time(it.state_at.unwrap_or(0)),
             text::size(it.result.as_ref().unwrap_or(&it.payload).len() as i64),
+            worker(it),
             text::preview(it.error.as_deref().unwrap_or("").as_bytes()),
         ]
     };
     let rows: Vec<_> = jobs.iter().map(row).collect();
-    let heading = ["ID", "NAME", "PRIORITY", "ATTEMPT", "ENQUEUED", "DUE/UNTIL/DIED", "SIZE", "ERROR"];
+    let heading = ["ID", "NAME", "PRIORITY", "ATTEMPT", "ENQUEUED", "DUE/UNTIL/DIED", "SIZE", "WORKER", "ERROR"];
     text::table(heading, &["ID", "PRIORITY", "ATTEMPT", "SIZE"], &rows)
 }
 
@@ -508,10 +532,17 @@ fn table_of_one(it: &idl::Job) -> String {
         it.attempt.to_string(),
         text::time(it.enqueued_at),
         text::time(it.state_at.unwrap_or(0)),
+        worker(it),
         text::preview(it.error.as_deref().unwrap_or("").as_bytes()),
     ];
-    let heading = ["ID", "QUEUE", "NAME", "STATE", "ATTEMPT", "ENQUEUED", "DUE/UNTIL/DIED", "ERROR"];
+    let heading = ["ID", "QUEUE", "NAME", "STATE", "ATTEMPT", "ENQUEUED", "DUE/UNTIL/DIED", "WORKER", "ERROR"];
     text::table(heading, &["ID", "ATTEMPT"], &[row])
+}
+
+/// The worker of the sidecar that has it, and the process.
+fn worker(it: &idl::Job) -> String {
+    let worker = it.worker.as_ref().zip(it.pid);
+    worker.map_or_else(|| "-".into(), |(worker, pid)| format!("{} pid {pid}", text::preview(worker.as_bytes())))
 }
 
 /// A state from a newer sidecar has only a number.
@@ -586,16 +617,31 @@ mod tests {
     #[test]
     fn queues_are_a_table_with_the_age_of_the_oldest_that_waits() {
         let queue = |name: &str, is_paused, waiting, oldest: Option<i64>| {
-            QueueSummary::new(name.to_owned(), is_paused, waiting, 2, 3, 4, 2_048, oldest, 90, 0, None, None, 0, None)
+            let name = name.to_owned();
+            QueueSummary::new(name, is_paused, waiting, 2, 3, 4, 2_048, oldest, 90, 0, None, None, 0, None, 5, 0)
         };
         let queues = [queue("img", true, 0, None), queue("mail\u{1b}", false, 1, Some(1_000))];
         assert_eq!(
             table(&queues, 61_000),
             "\
-QUEUE       STATE   WAITING  DELAYED  RUNNING  DEAD  DONE  IN/S  OUT/S     SIZE  OLDEST
-img         paused        0        2        3     4     0   1.5    0.0  2.0 KiB       -
-mail\\u{1b}  open          1        2        3     4     0   1.5    0.0  2.0 KiB      1m
+QUEUE       STATE   WORKERS  WAITING  DELAYED  RUNNING  DEAD  DONE  IN/S  OUT/S     SIZE  OLDEST
+img         paused        5        0        2        3     4     0   1.5    0.0  2.0 KiB       -
+mail\\u{1b}  open          5        1        2        3     4     0   1.5    0.0  2.0 KiB      1m
 "
         );
+    }
+
+    #[test]
+    fn jobs_wait_for_nobody_where_it_is_known_that_neither_a_worker_nor_a_client_performs_them() {
+        let queue = |is_paused, workers: Option<i32>, clients: Option<i32>| {
+            let name = "mail".to_owned();
+            QueueSummary::new(name, is_paused, 7, 0, 0, 0, 0, None, 0, 0, None, None, 0, None, workers, clients)
+        };
+        assert_eq!(unperformed(&queue(false, Some(0), Some(0))), 7);
+        for (is_paused, workers, clients) in
+            [(true, Some(0), Some(0)), (false, Some(1), Some(0)), (false, Some(0), Some(1)), (false, None, None)]
+        {
+            assert_eq!(unperformed(&queue(is_paused, workers, clients)), 0, "{is_paused} {workers:?} {clients:?}");
+        }
     }
 }

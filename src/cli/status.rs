@@ -112,6 +112,11 @@ fn of_queues(read: anyhow::Result<(Vec<QueueSummary>, Option<String>)>) -> Strin
         let dead = counted(dead, "dead job");
         let _ = writeln!(text, "\n{dead}{places}; `roster queue peek {most} dead` tells why");
     }
+    if let Some((left, _, places)) = of_each(&queues, "in", queue::unperformed) {
+        let left = queue::waiting(left);
+        let others = if queues.iter().all(queue::is_counted) { "" } else { " (other hosts may)" };
+        let _ = writeln!(text, "\n{left} that nobody here performs{others}{places}; `roster queue list` tells of which");
+    }
     if let Some((limited, _, places)) = of_each(&queues, "of", |it| it.limited.unwrap_or(0)) {
         let limited = queue::waiting(limited);
         let _ = writeln!(text, "\n{limited} for a `[[queue.limit]]`{places}; `roster queue list` counts them");
@@ -370,7 +375,7 @@ other   zookeeper  DOWN   1m 1s   1200  5.0 MiB           2         0      0  co
     #[test]
     fn jobs_that_are_dead_or_wait_for_a_limit_have_a_line_with_how_many_are_in_which_queue() {
         let queue = |name: &str, dead, limited: Option<i64>| {
-            QueueSummary::new(name.to_owned(), false, 9, 0, 0, dead, 0, None, None, None, None, None, 0, limited)
+            QueueSummary::new(name.to_owned(), false, 9, 0, 0, dead, 0, None, None, None, None, None, 0, limited, 1, 0)
         };
         let queues = vec![queue("img", 0, None), queue("mail", 1, Some(2)), queue("post", 0, Some(1))];
         assert_eq!(
@@ -391,6 +396,12 @@ other   zookeeper  DOWN   1m 1s   1200  5.0 MiB           2         0      0  co
             "{text}"
         );
         assert_eq!(of_queues(Ok((vec![queue("img", 0, None)], None))), "");
+        for (enqueued_in_last_minute, others) in [(Some(0), ""), (None, " (other hosts may)")] {
+            let mistyped = QueueSummary { workers: Some(0), enqueued_in_last_minute, ..queue("mial", 0, None) };
+            let told = of_queues(Ok((vec![mistyped], None)));
+            let waits = format!("9 jobs wait that nobody here performs{others} in mial");
+            assert_eq!(told, format!("\n{waits}; `roster queue list` tells of which\n"));
+        }
     }
 
     #[test]

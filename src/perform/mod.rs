@@ -15,7 +15,7 @@ use tokio::time::{Instant, sleep, sleep_until, timeout, timeout_at};
 use crate::access::{Access, Denied};
 use crate::model::Arguments;
 use crate::mutant;
-use crate::queue::{Job, JobId, MAX_WEIGHT, MIN_LEASE, Most, Progress, Queues, Refused, Sources, Update};
+use crate::queue::{Job, JobId, MAX_WEIGHT, MIN_LEASE, Most, Performing, Progress, Queues, Refused, Sources, Update};
 use crate::share::{KEPT_FOR_ADMINS, Pool, Share, Shares};
 use crate::task::{Stop, Tasks};
 use crate::tunnel::worker::JobReport;
@@ -67,7 +67,7 @@ pub async fn run(
             () = stop.requested() => return,
         };
         // Without workers there is nobody who performs.
-        let Some(Performer { addressee, user, groups, said, life, ended, ready }) = performer else {
+        let Some(Performer { addressee, pid, user, groups, said, life, ended, ready }) = performer else {
             return stop.requested().await;
         };
         if !queues.is_on() {
@@ -79,7 +79,8 @@ pub async fn run(
             continue;
         }
         let (queues, memory, stop) = (queues.clone(), memory.share(user), stop.clone());
-        let process = Process { addressee, life, ended, ready, queues, memory, held: watch::Sender::default(), stop };
+        let (held, performing) = (watch::Sender::default(), queues.performer(addressee.worker.clone(), pid));
+        let process = Process { addressee, life, ended, ready, queues, memory, held, performing, stop };
         let access = access.clone();
         let may_perform = move |queue: &str| match access.has_rules() {
             true => access.identify(user, || groups.clone()).may_perform(queue),
@@ -102,6 +103,8 @@ struct Process {
     /// Charged with what jobs return, which nobody reads.
     memory: Arc<Share>,
     held: watch::Sender<Held>,
+    /// What others are told of that.
+    performing: Performing,
     stop: Stop,
 }
 
@@ -240,6 +243,7 @@ impl Process {
             }
         }
         drop(taking);
+        self.performing.performs(&Sources::default());
         while under_way.next().await.is_some() {}
     }
 
@@ -247,6 +251,7 @@ impl Process {
         let mut held = self.held.subscribe();
         sleep_until(settled).await;
         self.is_ready().await;
+        self.performing.performs(&sources);
         wait_for(&mut held, Held::has_room).await;
         let most = Most { jobs, bytes: MAX_WAITING_BYTES };
         let taken = tokio::select! {
@@ -278,6 +283,7 @@ impl Process {
         let (id, attempt, size) = (job.id, job.attempt, job.payload.len() + OVERHEAD);
         let held = HeldJob { id, attempt, size, is_touched: false, progress: None };
         self.held.send_modify(|all| all.jobs.push_back(held));
+        self.performing.hold(job);
     }
 
     /// Has the process perform a job that it holds, and says what became of it.
@@ -291,7 +297,10 @@ impl Process {
             biased;
             answered = &mut answer => Some(answered),
             until = self.begin(lease, most) => match until {
-                Some(until) => self.attend(lease, until, most, &mut answer).await,
+                Some(until) => {
+                    self.performing.begin(lease.0);
+                    self.attend(lease, until, most, &mut answer).await
+                }
                 None => {
                     self.forget(lease.0);
                     return self.report(lease, given_back(0), leased).await;
@@ -459,6 +468,7 @@ impl Process {
 
     fn forget(&self, id: JobId) {
         self.held.send_modify(|held| held.jobs.retain(|job| job.id != id));
+        self.performing.forget(id);
     }
 }
 

@@ -5,7 +5,7 @@ use tokio::time::Duration;
 
 use super::*;
 use crate::access::{Client, Policy, Rule};
-use crate::queue::{Asker, Config, NewJob, State};
+use crate::queue::{Asker, Config, Holder, NewJob, Performed, State};
 use crate::tunnel::value::{get, text_in};
 use crate::tunnel::worker::CallsUnderWay;
 use crate::tunnel::{Bounds, Conversation, Handle, Incoming, Message, RemoteError, Settings, Wire};
@@ -61,7 +61,8 @@ impl Scene {
         let (performers, performing) = mpsc::unbounded_channel();
         let addressee = Addressee::of_tests(handle, calls.clone());
         let (user, groups) = (Client::Unix { uid: 33_033, gid: 33_033 }, Vec::new());
-        performers.send(Performer { addressee, user, groups, said, life: lives, ended, ready }).expect("it is heard");
+        let performer = Performer { addressee, pid: 4711, user, groups, said, life: lives, ended, ready };
+        performers.send(performer).expect("it is heard");
         let access = Access::new(Policy::new(&Default::default(), rules).expect("nobody is named"));
         tokio::spawn(run(performing, queues.clone(), access, Pool::new(1 << 30, 1), tasks));
         let process = Some(converse(there, Settings::default()));
@@ -106,6 +107,20 @@ impl Scene {
 
     fn has_done(&self, (_, uuid): (String, String)) {
         self.says(Message::End { uuid });
+    }
+
+    /// Waits until so many perform a queue.
+    async fn is_performed(&self, queue: &str, workers: usize, clients: usize) {
+        let until = Instant::now() + SOON;
+        loop {
+            let all = self.queues.overviews(ROOT, String::new(), 9, |_| true).await.expect("they are there");
+            let performed = all.iter().find(|it| it.name == queue).map(|it| it.performed);
+            if performed == Some(Performed { workers, clients }) {
+                return;
+            }
+            assert!(Instant::now() < until, "{performed:?}");
+            sleep(Duration::from_millis(5)).await;
+        }
     }
 
     /// Waits until a job is like this; none: it is done.
@@ -225,6 +240,46 @@ async fn how_far_a_job_is_can_be_asked_while_it_is_performed_however_often_that_
     let (_, uuid) = handed;
     scene.says(Message::Error { uuid, error: RemoteError::of(Status::Failed, "no route") });
     scene.becomes(id, |job| job.is_some_and(|job| job.failures == 1 && job.progress.is_none())).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn it_is_known_how_many_perform_a_queue_and_which_process_has_which_job_until_it_has_ended() {
+    let mut scene = Scene::new(&[("mail", 2)], &Settings::default());
+    let ids = [scene.enqueue("mail", "a", SOON).await, scene.enqueue("mail", "b", SOON).await];
+    let other = scene.enqueue("other", "c", SOON).await;
+    let first = scene.is_handed().await;
+    scene.is_handed().await;
+    scene.is_performed("mail", 1, 0).await;
+    scene.is_performed("other", 0, 0).await;
+    let holder = Holder { worker: "mail/1".to_owned(), pid: 4711 };
+    for id in ids {
+        let job = scene.queues.find(ROOT, id, |_, _| true).await.expect("it runs");
+        assert_eq!(scene.queues.holder_of(&job), Some(holder.clone()));
+        let again = Job { attempt: job.attempt + 1, ..job };
+        assert_eq!(scene.queues.holder_of(&again), None, "another one has it by then");
+    }
+    let has_begun = |id| scene.queues.begun().get(&4711).is_some_and(|it| (it.id, it.queue.as_str()) == (id, "mail"));
+    scene.becomes(ids[0], |_| has_begun(ids[0])).await;
+    scene.has_done(first);
+    scene.becomes(ids[1], |_| has_begun(ids[1])).await;
+
+    let most = Most { jobs: 1, bytes: 1 };
+    let queues = scene.queues.clone();
+    let take = move |wait| {
+        let queues = queues.clone();
+        async move { queues.take(Some(ROOT), vec!["other".to_owned()], most, None, wait).await }
+    };
+    let (taken, handed) = take(Duration::ZERO).await.expect("there is one");
+    handed.have_arrived();
+    assert_eq!((taken[0].id, scene.queues.holder_of(&taken[0])), (other, None));
+    let asks = tokio::spawn(take(SOON));
+    scene.is_performed("other", 0, 1).await;
+    asks.abort();
+    scene.is_performed("other", 0, 0).await;
+
+    (scene.process, scene.life) = (None, watch::channel(false).0);
+    scene.is_performed("mail", 0, 0).await;
+    scene.becomes(ids[1], |_| scene.queues.begun().is_empty()).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

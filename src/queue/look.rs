@@ -7,6 +7,7 @@ use super::engine::{EngineError, sound};
 use super::job::{Job, JobId, MAX_PRIORITY, OVERHEAD};
 use super::keys;
 use super::order::Order;
+use super::performers::Performed;
 
 /// Some jobs of a queue, and where the next begin, if there may be more.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -36,6 +37,7 @@ pub struct Overview {
     /// How many wait in this host's buffer until Redis has them, and since when, in ms since 1970.
     pub buffered: u64,
     pub buffered_since: Option<u64>,
+    pub performed: Performed,
 }
 
 impl Change<'_, '_> {

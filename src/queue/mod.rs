@@ -25,6 +25,7 @@ mod limit;
 mod log;
 mod look;
 mod order;
+mod performers;
 mod recurring;
 mod redis;
 mod requests;
@@ -32,6 +33,7 @@ mod requests;
 mod tests;
 mod turns;
 
+use std::collections::HashMap;
 use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -55,6 +57,8 @@ pub use self::left::warn_of_left_jobs;
 pub use self::limit::{Limit, Rate};
 pub use self::look::{Overview, Page};
 pub use self::order::Order;
+use self::performers::Performers;
+pub use self::performers::{Begun, Holder, Performed, Performing};
 use self::recurring::Recurrences;
 pub use self::recurring::{Expression, Recurs, Zone};
 use self::redis::Redis;
@@ -78,6 +82,7 @@ pub struct Queues {
     desk: Option<Desk>,
     known: Arc<Known>,
     full: FullBounds,
+    performers: Arc<Performers>,
 }
 
 /// Who is asked, and how much.
@@ -196,7 +201,8 @@ impl Queues {
         let pool = Pool::new(MAX_ASKED, 1);
         let (users, admins) = (Shares::of(pool.clone(), Some(KEPT_FOR_ADMINS)), Shares::of(pool, None));
         let full = FullBounds::new(config.max_queues);
-        Ok(Arc::new(Self { desk: Some(Desk { backend, users, admins }), known, full }))
+        let performers = Arc::default();
+        Ok(Arc::new(Self { desk: Some(Desk { backend, users, admins }), known, full, performers }))
     }
 
     pub fn is_on(&self) -> bool {
@@ -259,8 +265,9 @@ impl Queues {
         lease: Option<Duration>,
         wait: Duration,
     ) -> Result<(Vec<Job>, Handed), Refused> {
-        let (sources, is_patient) = (sources.into(), !wait.is_zero());
+        let (sources, is_patient): (Sources, _) = (sources.into(), !wait.is_zero());
         let (backend, place) = self.desk(asker, ASK_SIZE)?;
+        let _asking = asker.map(|_| self.performers.ask(&sources));
         let taken = async {
             match backend {
                 Backend::Disk(disk) => {
@@ -366,10 +373,27 @@ impl Queues {
         most: usize,
         sees: impl Fn(&str) -> bool + Send + 'static,
     ) -> Result<Vec<Overview>, Refused> {
-        match self.desk(Some(asker), PAGE_SIZE)? {
+        let mut all: Vec<Overview> = match self.desk(Some(asker), PAGE_SIZE)? {
             (Backend::Disk(disk), place) => disk.ask(place, move |change| change.overviews(&after, most, sees)).await,
             (Backend::Redis(redis), place) => redis.overviews(place, after, most, sees).await,
-        }
+        }?;
+        all.iter_mut().for_each(|it| it.performed = self.performers.of(&it.name));
+        Ok(all)
+    }
+
+    /// A process of a worker performs jobs from now on.
+    pub fn performer(&self, worker: String, pid: i32) -> Performing {
+        self.performers.add(Holder { worker, pid })
+    }
+
+    /// The process of a worker that has a job. None: there is none, or whoever has it is no worker of this sidecar.
+    pub fn holder_of(&self, job: &Job) -> Option<Holder> {
+        self.performers.holder_of(job)
+    }
+
+    /// The job that each process performs, by their pids.
+    pub fn begun(&self) -> HashMap<i32, Begun> {
+        self.performers.begun()
     }
 
     /// Jobs of a queue in their order, from a place on; the first, where it is empty.

@@ -269,7 +269,7 @@ impl Api {
             }
             QueueRequest::Find(id) => {
                 let found = self.queues.find(asker, id, may_see_job(peer)).await.map_err(refused)?;
-                QueueReply::Found(JobReply { job: job(found) })
+                QueueReply::Found(JobReply { job: self.shown(peer, found) })
             }
             QueueRequest::Cancel(id) => {
                 self.queues.cancel(asker, id, may_see_job(peer)).await.map_err(refused)?;
@@ -287,7 +287,8 @@ impl Api {
             QueueRequest::Peek { queue, order, from, limit } => {
                 let most = Most { jobs: limit, bytes: self.page_bytes() };
                 let Page { jobs, next } = self.queues.peek(asker, queue, order, from, most).await.map_err(refused)?;
-                QueueReply::Peeked(JobsReply { jobs: jobs.into_iter().map(job).collect(), cursor: next })
+                let jobs = jobs.into_iter().map(|job| self.shown(peer, job)).collect();
+                QueueReply::Peeked(JobsReply { jobs, cursor: next })
             }
             QueueRequest::Move { queue, to } => {
                 let told = (queue.clone(), to.clone());
@@ -321,6 +322,14 @@ impl Api {
                 QueueReply::Controlled(QueueControlReply { jobs: jobs as i32, has_more })
             }
         })
+    }
+
+    /// With the process that has it, for who may perform it.
+    fn shown(&self, peer: &Peer, found: Job) -> idl::Job {
+        let may_perform = peer.identity.grant().performs(&found.queue);
+        let holder = self.queues.holder_of(&found).filter(|_| may_perform);
+        let (worker, pid) = holder.map(|it| (it.worker, it.pid)).unzip();
+        idl::Job { worker, pid, ..job(found) }
     }
 
     fn refused_by_queue(&self, why: Refused) -> thrift::Error {
@@ -449,6 +458,11 @@ fn job(job: Job) -> idl::Job {
         }),
         result: job.result,
         is_buffered: Some(true).filter(|_| job.is_buffered),
+        unique_key: None,
+        limit_key: None,
+        due_at: None,
+        worker: None,
+        pid: None,
     }
 }
 
@@ -473,7 +487,13 @@ fn size_of_recurring(it: &idl::RecurringJob) -> usize {
 
 fn size(job: &idl::Job) -> usize {
     let note = job.progress.as_ref().and_then(|progress| progress.note.as_ref());
-    let texts = [job.error.as_ref(), note].into_iter().flatten().map(String::len).sum::<usize>();
+    let keys = [job.unique_key.as_ref(), job.limit_key.as_ref()];
+    let texts = [job.error.as_ref(), note, job.worker.as_ref()]
+        .into_iter()
+        .chain(keys)
+        .flatten()
+        .map(String::len)
+        .sum::<usize>();
     let result = job.result.as_ref().map_or(0, Vec::len);
     OVERHEAD + job.queue.len() + job.name.len() + job.payload.len() + result + texts
 }
@@ -495,6 +515,8 @@ impl From<Overview> for QueueSummary {
             buffered_since: it.buffered_since.map(|at| at as i64),
             done: Some(it.done as i64),
             limited: Some(it.limited as i64).filter(|count| *count > 0),
+            workers: Some(it.performed.workers as i32),
+            clients: Some(it.performed.clients as i32),
         }
     }
 }

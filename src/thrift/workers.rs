@@ -1,6 +1,6 @@
 //! Workers: their states, and what an administrator does with them.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::time::{Duration, SystemTime};
 
 use thrift::{ApplicationError, ApplicationErrorKind};
@@ -16,6 +16,8 @@ use super::idl::{
 use super::watch::{Found, Patience};
 use crate::access::Grant;
 use crate::clock::millis_since_1970;
+use crate::model::shortened;
+use crate::queue::Begun;
 use crate::task::Stop;
 use crate::tunnel::worker::CallUnderWay;
 use crate::worker::{
@@ -29,6 +31,9 @@ const MAX_TIMEOUT: Duration = Duration::from_secs(60 * 60);
 
 /// What a worker takes in a reply besides the reason for its state.
 const WORKER_OVERHEAD: usize = 512;
+
+/// How many characters of the names of a job and its queue are shown.
+const MAX_JOB_NAME: usize = 100;
 
 /// About what a changed worker takes in a reply.
 const CHANGE_SIZE: usize = 1024;
@@ -57,6 +62,7 @@ impl Api {
             after.is_none_or(|after| *place > after) && (which == Which::All || which == Which::Number(report.number))
         });
         let (mut workers, mut bytes, mut last, mut cursor) = (Vec::new(), 0, None, None);
+        let begun = self.queues.begun();
         for ((nth, number), group, report) in wanted {
             bytes += report.why.len() + WORKER_OVERHEAD;
             if workers.len() == limit || (bytes > self.page_bytes() && !workers.is_empty()) {
@@ -64,7 +70,7 @@ impl Api {
                 break;
             }
             last = Some(format!("{nth}/{number}"));
-            workers.push(self.worker(&group, report));
+            workers.push(self.worker(peer, &group, report, &begun));
         }
         Ok(WorkersReply { workers, cursor })
     }
@@ -101,23 +107,27 @@ impl Api {
         let news = &tokio::sync::Mutex::new(self.workers.subscribe());
         // The sender lives as long as the workers.
         let changed = || async { drop(news.lock().await.changed().await) };
-        self.wait(peer, patience, changed, stop, |since| Ok(self.workers_since(since, patience.limit))).await
+        self.wait(peer, patience, changed, stop, |since| Ok(self.workers_since(peer, since, patience.limit))).await
     }
 
-    fn workers_since(&self, since: u64, limit: usize) -> Found<WorkersWatchReply> {
+    fn workers_since(&self, peer: &Peer, since: u64, limit: usize) -> Found<WorkersWatchReply> {
         let most = limit.min(self.page_bytes() / CHANGE_SIZE).max(1);
         let WorkerNews { changes, removed, cursor, is_reset } = self.workers.news(since, most);
         let is_news = is_reset || since == 0 || !changes.is_empty() || !removed.is_empty();
-        let changes = changes.into_iter().map(|(group, report)| self.worker(&group, report)).collect();
+        let begun = self.queues.begun();
+        let changes = changes.into_iter().map(|(group, report)| self.worker(peer, &group, report, &begun)).collect();
         let reply = WorkersWatchReply { changes, removed, cursor: cursor as i64, reset: is_reset };
         Found { reply, is_news, is_all: true, revision: cursor }
     }
 
-    /// A worker, and what the sidecar knows about its calls.
-    fn worker(&self, group: &str, report: Report) -> Worker {
+    /// A worker, and what the sidecar knows about its calls, and the job that it has begun.
+    fn worker(&self, peer: &Peer, group: &str, report: Report, begun: &HashMap<i32, Begun>) -> Worker {
         let Report { number, state, since, pid, restarts, why, retiring } = report;
         let (calls, doing) = pid.and_then(|pid| self.workers.calls(group, pid)).unzip();
-        let doing: Option<CallUnderWay> = doing.flatten();
+        let job = pid.and_then(|pid| begun.get(&pid));
+        let may_look = job.is_some_and(|job| peer.identity.grant().performs(&job.queue));
+        let performing = job.map(|job| CallUnderWay { what: what(job, may_look), since: job.since });
+        let doing = [doing.flatten(), performing].into_iter().flatten().min_by_key(|it| it.since);
         Worker {
             name: name(group, number),
             group: group.to_owned(),
@@ -133,6 +143,7 @@ impl Api {
             calls: calls.map(|calls| calls as i32),
             doing_since_ms: doing.as_ref().map(|doing| millis(doing.since)),
             doing: doing.map(|doing| doing.what),
+            job: job.filter(|_| may_look).map(|job| job.id as i64),
         }
     }
 
@@ -288,6 +299,12 @@ pub(super) fn patience(timeout_ms: Option<i32>) -> thrift::Result<Duration> {
 pub(super) fn outcomes_of(group: &str, outcomes: Outcomes) -> Vec<WorkerOutcome> {
     let outcome = |(number, done): (u32, Result<(), String>)| WorkerOutcome::new(name(group, number), done.err());
     outcomes.into_iter().map(outcome).collect()
+}
+
+/// A job in words.
+fn what(Begun { id, queue, name, .. }: &Begun, may_look: bool) -> String {
+    let [queue, name] = [queue, name].map(|name| shortened(name, MAX_JOB_NAME));
+    if may_look { format!("{queue}/{name} {id}") } else { "a job".to_owned() }
 }
 
 fn name(group: &str, number: u32) -> String {

@@ -71,6 +71,7 @@ pub struct Addressee {
 #[derive(Debug)]
 pub struct Performer {
     pub addressee: Addressee,
+    pub pid: i32,
     pub user: Client,
     /// The other groups of its user.
     pub groups: Vec<u32>,
@@ -152,7 +153,7 @@ impl Members {
                             // Where nobody takes it, there are no queues.
                             let (user, groups) = user_of(identity);
                             let (life, ended, ready) = (life.clone(), ended.clone(), ready.clone());
-                            let performer = Performer { addressee, user, groups, said, life, ended, ready };
+                            let performer = Performer { addressee, pid, user, groups, said, life, ended, ready };
                             let _ = performers.send(performer);
                             jobs
                         });

@@ -394,6 +394,35 @@ fn a_job_that_ends_its_process_takes_no_other_with_it() {
 }
 
 #[test]
+fn it_is_told_which_process_performs_which_job_and_that_nobody_performs_a_queue() {
+    let roster = performing("");
+    let id = add_all(&roster, &["wait"])[0];
+    let pid = eventually("it is performed", SOON * 2, || {
+        let workers = roster.client().workers(WorkersQuery::default()).map_err(|error| format!("{error:?}"))?.workers;
+        let does = workers[0].doing.as_deref() == Some(format!("mail/wait {id}").as_str());
+        ensure(does && workers[0].job == Some(id) && workers[0].doing_since_ms.is_some(), format!("{workers:?}"))?;
+        workers[0].pid.ok_or_else(|| format!("{workers:?}"))
+    });
+    let found = roster.client().job(JobQuery { id }).expect("it runs").job;
+    assert_eq!((found.worker.as_deref(), found.pid), (Some("jobs/1"), Some(pid)));
+    for words in [&["queue", "peek", "mail", "running"][..], &["queue", "job", &id.to_string()]] {
+        let table = prints(&roster, words);
+        assert!(table.contains(&format!("  jobs/1 pid {pid}")), "{table}");
+    }
+    let peeked = roster.cli(["queue", "peek", "mail", "running", "-o", "json"]).json();
+    assert_eq!((&peeked["jobs"][0]["worker"], &peeked["jobs"][0]["pid"]), (&json!("jobs/1"), &json!(pid)));
+    enqueue(&roster, vec![NewJob { queue: "mial".into(), ..job("quick") }]);
+    let listed = roster.cli(["queue", "list"]);
+    let told = "1 job waits in mial, and no worker or client here performs that\n";
+    assert!(listed.wrong.contains(told) && !listed.wrong.contains("in mail"), "{listed:?}");
+    let listed = roster.cli(["queue", "list", "-o", "json"]).json();
+    let numbers = |nth: usize| ["workers", "clients"].map(|name| listed["queues"][nth][name].clone());
+    assert_eq!((numbers(0), numbers(1)), ([json!(1), json!(0)], [json!(0), json!(0)]));
+    let status = prints(&roster, &["status"]);
+    assert!(status.contains("\n1 job waits that nobody here performs, in mial; `roster queue list`"), "{status}");
+}
+
+#[test]
 fn a_process_that_does_not_become_ready_has_no_job_and_is_given_up_after_start_retries() {
     const PERFORMS: &str = "$worker = Roster\\Worker::fromEnvironment(); $worker->perform('mail', fn () => null);";
     for (then, limit) in [("usleep(1_000_000); exit(255);", ""), ("sleep(1_000);", "ready_timeout = '1s'\n")] {

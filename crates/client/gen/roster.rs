@@ -9281,14 +9281,17 @@ pub struct Worker {
   pub processor_ms: Option<i64>,
   /// How many calls to it are under way from here, and which has been for longest; absent: it has not connected, or none is.
   pub calls: Option<i32>,
-  /// `service.method`, perhaps cut,
+  /// `service.method`; or the job that it performs, if that began before: `queue/name id`, or `a job` for who may not look at those
+  /// of its queue; perhaps cut,
   pub doing: Option<String>,
   /// and since when, ms since 1970.
   pub doing_since_ms: Option<i64>,
+  /// The id of the job that it performs, for who may look at it.
+  pub job: Option<i64>,
 }
 
 impl Worker {
-  pub fn new<F8, F9, F10, F11, F12, F13, F14>(name: String, group: String, number: i32, state: WorkerState, since_ms: i64, restarts: i64, why: String, pid: F8, retiring: F9, memory_bytes: F10, processor_ms: F11, calls: F12, doing: F13, doing_since_ms: F14) -> Worker where F8: Into<Option<i32>>, F9: Into<Option<Vec<i32>>>, F10: Into<Option<i64>>, F11: Into<Option<i64>>, F12: Into<Option<i32>>, F13: Into<Option<String>>, F14: Into<Option<i64>> {
+  pub fn new<F8, F9, F10, F11, F12, F13, F14, F15>(name: String, group: String, number: i32, state: WorkerState, since_ms: i64, restarts: i64, why: String, pid: F8, retiring: F9, memory_bytes: F10, processor_ms: F11, calls: F12, doing: F13, doing_since_ms: F14, job: F15) -> Worker where F8: Into<Option<i32>>, F9: Into<Option<Vec<i32>>>, F10: Into<Option<i64>>, F11: Into<Option<i64>>, F12: Into<Option<i32>>, F13: Into<Option<String>>, F14: Into<Option<i64>>, F15: Into<Option<i64>> {
     Worker {
       name,
       group,
@@ -9304,6 +9307,7 @@ impl Worker {
       calls: calls.into(),
       doing: doing.into(),
       doing_since_ms: doing_since_ms.into(),
+      job: job.into(),
     }
   }
 }
@@ -9325,6 +9329,7 @@ impl TSerializable for Worker {
     let mut f_12: Option<i32> = None;
     let mut f_13: Option<String> = None;
     let mut f_14: Option<i64> = None;
+    let mut f_15: Option<i64> = None;
     loop {
       let field_ident = i_prot.read_field_begin()?;
       if field_ident.field_type == TType::Stop {
@@ -9394,6 +9399,10 @@ impl TSerializable for Worker {
           let val = i_prot.read_i64()?;
           f_14 = Some(val);
         },
+        15 => {
+          let val = i_prot.read_i64()?;
+          f_15 = Some(val);
+        },
         _ => {
           i_prot.skip(field_ident.field_type)?;
         },
@@ -9423,6 +9432,7 @@ impl TSerializable for Worker {
       calls: f_12,
       doing: f_13,
       doing_since_ms: f_14,
+      job: f_15,
     };
     Ok(ret)
   }
@@ -9486,6 +9496,11 @@ impl TSerializable for Worker {
     }
     if let Some(fld_var) = self.doing_since_ms {
       o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::I64, id: Some(14) })?;
+      o_prot.write_i64(fld_var)?;
+      o_prot.write_field_end()?
+    }
+    if let Some(fld_var) = self.job {
+      o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::I64, id: Some(15) })?;
       o_prot.write_i64(fld_var)?;
       o_prot.write_field_end()?
     }
@@ -11513,10 +11528,20 @@ pub struct Job {
   pub result: Option<Vec<u8>>,
   /// True: it waits on the sidecar's host until Redis has it, as in `EnqueueReply`.
   pub is_buffered: Option<bool>,
+  /// The key that no other job of the queue may have now. Absent: none, or no more.
+  pub unique_key: Option<String>,
+  /// As it was enqueued.
+  pub limit_key: Option<String>,
+  /// Of one that recurs: for which time of its schedule it was enqueued, perhaps later.
+  pub due_at: Option<i64>,
+  /// Which worker of the sidecar has it, `mail/2`, and in which process, for who may perform it, while it is RUNNING. Absent:
+  /// none; a client took it, or another host may have it.
+  pub worker: Option<String>,
+  pub pid: Option<i32>,
 }
 
 impl Job {
-  pub fn new<F12, F13, F14, F15, F16>(id: i64, queue: String, name: String, payload: Vec<u8>, state: JobState, priority: i32, attempt: i32, failures: i32, retries: i32, timeout_ms: i64, enqueued_at: i64, state_at: F12, error: F13, progress: F14, result: F15, is_buffered: F16) -> Job where F12: Into<Option<i64>>, F13: Into<Option<String>>, F14: Into<Option<JobProgress>>, F15: Into<Option<Vec<u8>>>, F16: Into<Option<bool>> {
+  pub fn new<F12, F13, F14, F15, F16, F17, F18, F19, F20, F21>(id: i64, queue: String, name: String, payload: Vec<u8>, state: JobState, priority: i32, attempt: i32, failures: i32, retries: i32, timeout_ms: i64, enqueued_at: i64, state_at: F12, error: F13, progress: F14, result: F15, is_buffered: F16, unique_key: F17, limit_key: F18, due_at: F19, worker: F20, pid: F21) -> Job where F12: Into<Option<i64>>, F13: Into<Option<String>>, F14: Into<Option<JobProgress>>, F15: Into<Option<Vec<u8>>>, F16: Into<Option<bool>>, F17: Into<Option<String>>, F18: Into<Option<String>>, F19: Into<Option<i64>>, F20: Into<Option<String>>, F21: Into<Option<i32>> {
     Job {
       id,
       queue,
@@ -11534,6 +11559,11 @@ impl Job {
       progress: progress.into(),
       result: result.into(),
       is_buffered: is_buffered.into(),
+      unique_key: unique_key.into(),
+      limit_key: limit_key.into(),
+      due_at: due_at.into(),
+      worker: worker.into(),
+      pid: pid.into(),
     }
   }
 }
@@ -11557,6 +11587,11 @@ impl TSerializable for Job {
     let mut f_14: Option<JobProgress> = None;
     let mut f_15: Option<Vec<u8>> = None;
     let mut f_16: Option<bool> = None;
+    let mut f_17: Option<String> = None;
+    let mut f_18: Option<String> = None;
+    let mut f_19: Option<i64> = None;
+    let mut f_20: Option<String> = None;
+    let mut f_21: Option<i32> = None;
     loop {
       let field_ident = i_prot.read_field_begin()?;
       if field_ident.field_type == TType::Stop {
@@ -11628,6 +11663,26 @@ impl TSerializable for Job {
           let val = i_prot.read_bool()?;
           f_16 = Some(val);
         },
+        17 => {
+          let val = i_prot.read_string()?;
+          f_17 = Some(val);
+        },
+        18 => {
+          let val = i_prot.read_string()?;
+          f_18 = Some(val);
+        },
+        19 => {
+          let val = i_prot.read_i64()?;
+          f_19 = Some(val);
+        },
+        20 => {
+          let val = i_prot.read_string()?;
+          f_20 = Some(val);
+        },
+        21 => {
+          let val = i_prot.read_i32()?;
+          f_21 = Some(val);
+        },
         _ => {
           i_prot.skip(field_ident.field_type)?;
         },
@@ -11663,6 +11718,11 @@ impl TSerializable for Job {
       progress: f_14,
       result: f_15,
       is_buffered: f_16,
+      unique_key: f_17,
+      limit_key: f_18,
+      due_at: f_19,
+      worker: f_20,
+      pid: f_21,
     };
     Ok(ret)
   }
@@ -11725,6 +11785,31 @@ impl TSerializable for Job {
     if let Some(fld_var) = self.is_buffered {
       o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::Bool, id: Some(16) })?;
       o_prot.write_bool(fld_var)?;
+      o_prot.write_field_end()?
+    }
+    if let Some(ref fld_var) = self.unique_key {
+      o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::String, id: Some(17) })?;
+      o_prot.write_string(fld_var)?;
+      o_prot.write_field_end()?
+    }
+    if let Some(ref fld_var) = self.limit_key {
+      o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::String, id: Some(18) })?;
+      o_prot.write_string(fld_var)?;
+      o_prot.write_field_end()?
+    }
+    if let Some(fld_var) = self.due_at {
+      o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::I64, id: Some(19) })?;
+      o_prot.write_i64(fld_var)?;
+      o_prot.write_field_end()?
+    }
+    if let Some(ref fld_var) = self.worker {
+      o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::String, id: Some(20) })?;
+      o_prot.write_string(fld_var)?;
+      o_prot.write_field_end()?
+    }
+    if let Some(fld_var) = self.pid {
+      o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::I32, id: Some(21) })?;
+      o_prot.write_i32(fld_var)?;
       o_prot.write_field_end()?
     }
     o_prot.write_field_stop()?;
@@ -12422,10 +12507,14 @@ pub struct QueueSummary {
   /// How many of those that wait a `[[queue.limit]]` holds back: all, or those that were passed over for their `limitKey` when it
   /// was last looked for a job, among the first 1,000; absent: none, as far as is known.
   pub limited: Option<i64>,
+  /// How many processes of the sidecar's workers perform it; those of other hosts, which may do so in Redis, are not known here;
+  pub workers: Option<i32>,
+  /// and how many clients have a `takeJobs` for it under way here.
+  pub clients: Option<i32>,
 }
 
 impl QueueSummary {
-  pub fn new<F8, F9, F10, F11, F12, F13, F14>(name: String, is_paused: bool, waiting: i64, delayed: i64, running: i64, dead: i64, bytes: i64, oldest_waiting: F8, enqueued_in_last_minute: F9, done_in_last_minute: F10, buffered: F11, buffered_since: F12, done: F13, limited: F14) -> QueueSummary where F8: Into<Option<i64>>, F9: Into<Option<i64>>, F10: Into<Option<i64>>, F11: Into<Option<i64>>, F12: Into<Option<i64>>, F13: Into<Option<i64>>, F14: Into<Option<i64>> {
+  pub fn new<F8, F9, F10, F11, F12, F13, F14, F15, F16>(name: String, is_paused: bool, waiting: i64, delayed: i64, running: i64, dead: i64, bytes: i64, oldest_waiting: F8, enqueued_in_last_minute: F9, done_in_last_minute: F10, buffered: F11, buffered_since: F12, done: F13, limited: F14, workers: F15, clients: F16) -> QueueSummary where F8: Into<Option<i64>>, F9: Into<Option<i64>>, F10: Into<Option<i64>>, F11: Into<Option<i64>>, F12: Into<Option<i64>>, F13: Into<Option<i64>>, F14: Into<Option<i64>>, F15: Into<Option<i32>>, F16: Into<Option<i32>> {
     QueueSummary {
       name,
       is_paused,
@@ -12441,6 +12530,8 @@ impl QueueSummary {
       buffered_since: buffered_since.into(),
       done: done.into(),
       limited: limited.into(),
+      workers: workers.into(),
+      clients: clients.into(),
     }
   }
 }
@@ -12462,6 +12553,8 @@ impl TSerializable for QueueSummary {
     let mut f_12: Option<i64> = None;
     let mut f_13: Option<i64> = None;
     let mut f_14: Option<i64> = None;
+    let mut f_15: Option<i32> = None;
+    let mut f_16: Option<i32> = None;
     loop {
       let field_ident = i_prot.read_field_begin()?;
       if field_ident.field_type == TType::Stop {
@@ -12525,6 +12618,14 @@ impl TSerializable for QueueSummary {
           let val = i_prot.read_i64()?;
           f_14 = Some(val);
         },
+        15 => {
+          let val = i_prot.read_i32()?;
+          f_15 = Some(val);
+        },
+        16 => {
+          let val = i_prot.read_i32()?;
+          f_16 = Some(val);
+        },
         _ => {
           i_prot.skip(field_ident.field_type)?;
         },
@@ -12554,6 +12655,8 @@ impl TSerializable for QueueSummary {
       buffered_since: f_12,
       done: f_13,
       limited: f_14,
+      workers: f_15,
+      clients: f_16,
     };
     Ok(ret)
   }
@@ -12614,6 +12717,16 @@ impl TSerializable for QueueSummary {
     if let Some(fld_var) = self.limited {
       o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::I64, id: Some(14) })?;
       o_prot.write_i64(fld_var)?;
+      o_prot.write_field_end()?
+    }
+    if let Some(fld_var) = self.workers {
+      o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::I32, id: Some(15) })?;
+      o_prot.write_i32(fld_var)?;
+      o_prot.write_field_end()?
+    }
+    if let Some(fld_var) = self.clients {
+      o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::I32, id: Some(16) })?;
+      o_prot.write_i32(fld_var)?;
       o_prot.write_field_end()?
     }
     o_prot.write_field_stop()?;

@@ -54,6 +54,7 @@ pub(crate) fn document(worker: &Worker) -> Value {
         "calls": worker.calls,
         "doing": worker.doing,
         "doingSinceMs": worker.doing_since_ms,
+        "job": worker.job,
     })
 }
 
@@ -105,7 +106,7 @@ fn unknown() -> String {
     "-".into()
 }
 
-/// The call that has been under way the longest, and how long.
+/// The call that has been under way the longest, or the job, and how long.
 fn doing(worker: &Worker, now: i64) -> String {
     let Some((doing, since)) = worker.doing.as_ref().zip(worker.doing_since_ms) else { return unknown() };
     format!("{doing} {}", text::duration((now - since).max(0)))
@@ -128,6 +129,7 @@ mod tests {
                 3,
                 why.into(),
                 pid,
+                None,
                 None,
                 None,
                 None,
