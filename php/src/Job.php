@@ -24,6 +24,8 @@ final class Job
      * @param ?string $result what it returned, of one that is done: JSON, if a worker of the package performed it
      * @param ?Lease $lease of the process that performs it
      * @param bool $isBuffered whether it waits on this host until Redis has it
+     * @param ?string $uniqueKey the key that no other job of its queue may have now
+     * @param ?int $dueAt of one that recurs: for which time it was enqueued, perhaps later
      */
     public function __construct(
         public readonly int $id,
@@ -43,6 +45,9 @@ final class Job
         private readonly ?Lease $lease = null,
         public readonly ?string $result = null,
         public readonly bool $isBuffered = false,
+        public readonly ?string $uniqueKey = null,
+        public readonly ?string $limitKey = null,
+        public readonly ?int $dueAt = null,
     ) {
     }
 
@@ -53,7 +58,7 @@ final class Job
      */
     public function args(): mixed
     {
-        return self::decoded($this->payload);
+        return self::decoded('payload', $this->payload);
     }
 
     /**
@@ -63,12 +68,16 @@ final class Job
      */
     public function result(): mixed
     {
-        return self::decoded($this->result ?? '');
+        return self::decoded('result', $this->result ?? '');
     }
 
-    private static function decoded(string $json): mixed
+    private static function decoded(string $what, string $json): mixed
     {
-        return $json === '' ? null : json_decode($json, true, 512, JSON_THROW_ON_ERROR);
+        try {
+            return $json === '' ? null : json_decode($json, true, 512, JSON_THROW_ON_ERROR);
+        } catch (\JsonException $error) {
+            throw new \JsonException("the $what is no JSON: {$error->getMessage()}", $error->getCode(), $error);
+        }
     }
 
     /**

@@ -464,7 +464,7 @@ final class Worker
             return;
         }
         $run = fn () => $name === Performers::COMMAND
-            ? $this->performers->perform($data)
+            ? $this->performJob($data)
             : $this->commands->run($name, $data);
         $task = new Task($uuid, 'the command ' . Text::cut($name, 200), $run, $bytes, false);
         if ($this->leftAt !== null && !Commands::isBuiltIn($name)) {
@@ -472,6 +472,13 @@ final class Worker
         } else {
             $this->session->take($task);
         }
+    }
+
+    /** @return ?string what it returned, as JSON, if that is kept */
+    private function performJob(mixed $data): ?string
+    {
+        $this->commands->countJob();
+        return $this->performers->perform($data);
     }
 
     private function message(mixed $data, ?string $from, int $bytes): void

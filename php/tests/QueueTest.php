@@ -49,6 +49,12 @@ final class QueueTest extends TestCase
         self::assertNull($this->client->job($id));
     }
 
+    public function testAJobTellsItsKeys(): void
+    {
+        $job = $this->client->job($this->client->enqueue('mail', 'a', unique: 'user 7', limitKey: 'customer 7'));
+        self::assertSame(['user 7', 'customer 7', null], [$job->uniqueKey, $job->limitKey, $job->dueAt]);
+    }
+
     public function testAJobWaitsUntilATimeThatIsNamed(): void
     {
         $at = new \DateTimeImmutable('+1 hour', new \DateTimeZone('Asia/Tokyo'));

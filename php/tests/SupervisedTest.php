@@ -85,6 +85,10 @@ final class SupervisedTest extends TestCase
         self::assertSame(['message' => 'not now', 'code' => 5, 'class' => 'DomainException'], $error);
         self::assertSame('NotFound', $command('nope')[1]['data']['class']);
         self::assertSame('TypeError', $command('reverse', [])[1]['data']['class']);
+        self::assertSame(0, $command('status')[0][0]['jobs']);
+        $error = $command('roster:perform', ['queue' => 'none'])[1]['data'];
+        self::assertSame("Nobody performs jobs of 'none'", $error['message']);
+        self::assertSame(1, $command('status')[0][0]['jobs']);
         $paced = $sidecar->beginCall('paced', 300, 0.01);
         $sidecar->call('add', [1, 2]);
         $status = $command('status')[0][0];

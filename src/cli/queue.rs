@@ -11,6 +11,7 @@ use roster::clock::millis_since_1970;
 use roster::model::counted;
 use roster::thrift::client::Client;
 use roster::thrift::idl::{self, JobState, PeekJobsRequest, QueueAction, QueueControl, QueueSummary};
+use serde::de::IgnoredAny;
 use serde_json::{Value, json};
 
 use super::connection::{Connection, duration};
@@ -483,7 +484,7 @@ fn document_of_job(it: &idl::Job) -> Value {
         "id": it.id, "queue": it.queue, "name": it.name, "state": state(it.state), "priority": it.priority,
         "attempt": it.attempt, "failures": it.failures, "retries": it.retries, "timeoutMs": it.timeout_ms,
         "enqueuedAt": it.enqueued_at, "stateAt": it.state_at, "error": it.error,
-        "isBuffered": it.is_buffered == Some(true),
+        "isBuffered": it.is_buffered == Some(true), "uniqueKey": it.unique_key, "limitKey": it.limit_key, "dueAt": it.due_at,
     });
     if let Some((worker, pid)) = it.worker.as_ref().zip(it.pid) {
         job["worker"] = worker.as_str().into();
@@ -569,6 +570,7 @@ impl Enqueue {
             }
             None => self.payload.into_bytes(),
         };
+        let is_json = payload.is_empty() || serde_json::from_slice::<IgnoredAny>(&payload).is_ok();
         let job = idl::NewJob {
             queue: self.queue,
             name: self.name,
@@ -585,6 +587,9 @@ impl Enqueue {
         let reply = self.connection.client().enqueue(vec![job])?;
         if reply.is_buffered == Some(true) {
             eprintln!("roster: Redis is away, or has yet to take jobs from before: this one waits on this host");
+        }
+        if !is_json {
+            eprintln!("roster: the payload is no JSON: workers with the PHP package cannot read it");
         }
         for job in reply.jobs {
             if !job.is_new {

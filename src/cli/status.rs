@@ -115,7 +115,8 @@ fn of_queues(read: anyhow::Result<(Vec<QueueSummary>, Option<String>)>) -> Strin
     if let Some((left, _, places)) = of_each(&queues, "in", queue::unperformed) {
         let left = queue::waiting(left);
         let others = if queues.iter().all(queue::is_counted) { "" } else { " (other hosts may)" };
-        let _ = writeln!(text, "\n{left} that nobody here performs{others}{places}; `roster queue list` tells of which");
+        let _ =
+            writeln!(text, "\n{left} that nobody here performs{others}{places}; `roster queue list` tells of which");
     }
     if let Some((limited, _, places)) = of_each(&queues, "of", |it| it.limited.unwrap_or(0)) {
         let limited = queue::waiting(limited);

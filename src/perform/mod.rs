@@ -525,11 +525,15 @@ fn value(job: Job) -> Value {
         ("enqueuedAt", job.enqueued_at.into()),
     ];
     let timeout = ("timeoutMs", Value::from(job.timeout.as_millis() as u64));
-    // Without it, nobody need send what nobody keeps.
-    let keeps_result = job.keeps_result.then_some(("keepsResult", true.into()));
-    Value::Map(
-        fields.into_iter().chain([timeout]).chain(keeps_result).map(|(name, value)| (name.into(), value)).collect(),
-    )
+    let some: [Option<(&str, Value)>; 4] = [
+        // Without it, nobody need send what nobody keeps.
+        job.keeps_result.then_some(("keepsResult", true.into())),
+        job.unique_key.map(|key| ("uniqueKey", key.into())),
+        job.limit_key.map(|key| ("limitKey", key.into())),
+        job.due_at.map(|at| ("dueAt", at.into())),
+    ];
+    let all = fields.into_iter().chain([timeout]).chain(some.into_iter().flatten());
+    Value::Map(all.map(|(name, value)| (name.into(), value)).collect())
 }
 
 #[cfg(test)]

@@ -5,7 +5,7 @@ use tokio::time::Duration;
 
 use super::*;
 use crate::access::{Client, Policy, Rule};
-use crate::queue::{Asker, Config, Holder, NewJob, Performed, State};
+use crate::queue::{Asker, Config, Holder, NewJob, Performed, State, Unique, Until};
 use crate::tunnel::value::{get, text_in};
 use crate::tunnel::worker::CallsUnderWay;
 use crate::tunnel::{Bounds, Conversation, Handle, Incoming, Message, RemoteError, Settings, Wire};
@@ -280,6 +280,19 @@ async fn it_is_known_how_many_perform_a_queue_and_which_process_has_which_job_un
     (scene.process, scene.life) = (None, watch::channel(false).0);
     scene.is_performed("mail", 0, 0).await;
     scene.becomes(ids[1], |_| scene.queues.begun().is_empty()).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_process_is_handed_the_keys_of_a_job_and_the_time_for_which_it_recurs() {
+    let mut scene = Scene::new(&[("mail", 1)], &Settings::default());
+    let unique = Some(Unique { key: "u".to_owned(), until: Until::Success });
+    let (limit_key, due_at) = (Some("l".to_owned()), Some(1_700_000_000_000));
+    let job = NewJob { queue: "mail".into(), name: "a".into(), unique, limit_key, due_at, ..NewJob::default() };
+    scene.queues.enqueue(ROOT, vec![job]).await.expect("there is room");
+    let Message::Other(map) = scene.hears().await else { panic!("it is handed a job") };
+    let data = get(&map, "data").expect("a job");
+    assert_eq!(["uniqueKey", "limitKey"].map(|key| text_in(data, key)), ["u", "l"]);
+    assert_eq!(get(data, "dueAt").and_then(Value::as_u64), due_at);
 }
 
 #[tokio::test(flavor = "multi_thread")]

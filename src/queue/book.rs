@@ -17,7 +17,7 @@ use super::turns::Turns;
 
 /// Of the file's format. A version that writes more of a value raises it: earlier ones would take that for damaged, and
 /// delete the job.
-pub(super) const FORMAT: u32 = 2;
+pub(super) const FORMAT: u32 = 3;
 const OLDEST_FORMAT: u32 = 1;
 
 #[derive(Debug, Default)]

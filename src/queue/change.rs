@@ -11,7 +11,7 @@ use super::book::{Book, Lease, read, written};
 use super::death::{Death, MAX_LOGGED};
 use super::engine::{EngineError, Txn, sound};
 use super::full::Bound;
-use super::job::{Head, Job, JobId, MAX_ERROR, State, body, cut, parts_of};
+use super::job::{Head, Job, JobId, MAX_ERROR, State, Unique, body, cut, parts_of};
 use super::keys::{self, QueueNumber};
 use super::limit::Looks;
 use super::order::{Order, place_of};
@@ -126,8 +126,15 @@ impl Change<'_, '_> {
             user,
             error,
             keep_result_ms,
+            unique,
+            limit_key,
+            due_at,
             ..
         } = head;
+        let unique_key = match unique {
+            Some(Unique { key, .. }) if self.holder_of(head.queue, &key)? == Some(id) => Some(key),
+            _ => None,
+        };
         let timeout = Duration::from_millis(timeout_ms);
         let state = match self.book.leases.end_of(id) {
             Some(end) => State::Running { until: self.now.wall + end.saturating_sub(self.now.uptime) },
@@ -156,6 +163,9 @@ impl Change<'_, '_> {
             keeps_result: keep_result_ms > 0,
             result,
             is_buffered: false,
+            unique_key,
+            limit_key,
+            due_at,
         })
     }
 

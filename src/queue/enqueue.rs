@@ -126,6 +126,7 @@ impl Change<'_, '_> {
             taker: None,
             limit_key: job.limit_key.clone(),
             keep_result_ms: millis(job.keep_result.unwrap_or(self.config.keep_results)),
+            due_at: job.due_at,
         };
         if let Some(Unique { key, .. }) = &head.unique {
             self.txn.put(&keys::unique(queue, key), &id.to_be_bytes())?;

@@ -71,6 +71,8 @@ pub struct NewJob {
     pub limit_key: Option<String>,
     /// How long it is kept with its result once it is done; none: as the setting says.
     pub keep_result: Option<Duration>,
+    /// Of one that recurs: for which time, in ms since 1970.
+    pub due_at: Option<u64>,
 }
 
 /// No other job of its queue has the same key.
@@ -152,6 +154,9 @@ pub(super) struct Head {
     /// How long it is kept once it is done.
     #[serde(default)]
     pub(super) keep_result_ms: u64,
+    /// For which time it recurs.
+    #[serde(default)]
+    pub(super) due_at: Option<u64>,
 }
 
 /// A job as it stands.
@@ -179,6 +184,11 @@ pub struct Job {
     pub result: Option<Vec<u8>>,
     /// Whether it is in the buffer, until Redis has it.
     pub is_buffered: bool,
+    /// The key that no other one may have now.
+    pub unique_key: Option<String>,
+    pub limit_key: Option<String>,
+    /// For which time it recurs.
+    pub due_at: Option<u64>,
 }
 
 /// How far a job is, as whoever has it says.

@@ -399,6 +399,7 @@ fn new_job(job: idl::NewJob) -> thrift::Result<NewJob> {
         timeout: timeout_ms.map(|timeout| some_millis("timeoutMs", timeout)).transpose()?,
         limit_key,
         keep_result: keep_result_ms.map(|time| millis("keepResultMs", time)).transpose()?,
+        due_at: None,
     })
 }
 
@@ -458,9 +459,9 @@ fn job(job: Job) -> idl::Job {
         }),
         result: job.result,
         is_buffered: Some(true).filter(|_| job.is_buffered),
-        unique_key: None,
-        limit_key: None,
-        due_at: None,
+        unique_key: job.unique_key,
+        limit_key: job.limit_key,
+        due_at: job.due_at.map(|at| at as i64),
         worker: None,
         pid: None,
     }

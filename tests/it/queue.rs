@@ -108,7 +108,7 @@ fn the_command_line_enqueues_looks_pauses_and_removes() {
     let roster = roster(SETTINGS);
     fs::write(roster.folder().join("payload"), b"\xff").expect("written");
     let file = format!("@{}", roster.folder().join("payload").display());
-    let id = prints(&roster, &["enqueue", "mail", "send", &file, "--priority", "1", "--unique", "k"]);
+    let id = prints(&roster, &["enqueue", "mail", "send", &file, "--priority=1", "--unique=k", "--limit-key=c7"]);
     let again = roster.cli(["enqueue", "mail", "send", "--unique", "k"]);
     assert!(again.wrong.contains("another job has this key already"), "{again:?}");
     assert_eq!(again.text(), id);
@@ -119,6 +119,9 @@ fn the_command_line_enqueues_looks_pauses_and_removes() {
     assert!(table.contains("paused") && table.contains("  OLDEST\n"), "{table}");
     let peeked = prints(&roster, &["queue", "peek", "mail", "-o", "json"]);
     assert!(peeked.contains(r#""payloadBase64":"/w==""#) && peeked.contains(r#""name":"send""#), "{peeked}");
+    let keys = ["uniqueKey", "limitKey", "dueAt"]
+        .map(|key| roster.cli(["queue", "peek", "mail", "-o", "json"]).json()["jobs"][0][key].clone());
+    assert_eq!(keys, [json!("k"), json!("c7"), json!(null)]);
     let peeked = prints(&roster, &["queue", "peek", "mail", "DELAYED"]);
     assert!(peeked.contains("later") && peeked.lines().count() == 2, "{peeked}");
     prints(&roster, &["queue", "resume", "mail"]);
@@ -154,6 +157,15 @@ fn the_command_line_enqueues_looks_pauses_and_removes() {
     assert!(wrong.code == Some(2) && wrong.wrong.contains("name: it has 0 bytes"), "{wrong:?}");
     let wrong = roster.cli(["enqueue", "mail", "send", "@/nosuch"]);
     assert!(wrong.code == Some(2) && wrong.wrong.contains("cannot read /nosuch: No such file"), "{wrong:?}");
+}
+
+#[test]
+fn a_payload_that_is_no_json_is_enqueued_and_that_is_told() {
+    let roster = roster(SETTINGS);
+    for (payload, is_told) in [("{to: a@b.c}", true), (" ", true), (r#"{"to": "a@b.c"}"#, false), ("", false)] {
+        let ended = roster.cli(["enqueue", "mail", "send", payload]);
+        assert_eq!((ended.code, ended.wrong.contains("the payload is no JSON")), (Some(0), is_told), "{ended:?}");
+    }
 }
 
 #[test]

@@ -51,7 +51,7 @@ fn what_recurs_comes_once_for_each_time_of_all_sidecars_whoever_is_killed() {
     let redis = Redis::start(&[]);
     let line = Cutter::to(redis.port());
     let mut rosters = [(); 3].map(|()| at(&line, DIGEST));
-    let (mut last, mut next) = (0, due(&rosters[0]));
+    let (mut last, mut next, mut times) = (0, due(&rosters[0]), Vec::new());
     assert!(rosters.iter().all(|roster| due(roster) == next), "they agree");
     assert_eq!(redis.ask(&["HKEYS", "resque:roster:recurring"]), FIELD);
     // Each reads what is written before another one has replaced it.
@@ -63,12 +63,16 @@ fn what_recurs_comes_once_for_each_time_of_all_sidecars_whoever_is_killed() {
         rosters[0].run();
         has_come(&rosters[0], next);
         assert_eq!(waiting(&redis, "mail"), count.to_string());
+        times.push(next);
         (last, next) = (next, due(&rosters[0]));
     }
     let listed = rosters[0].cli(["queue", "recurring", "-o", "json"]).json()["recurring"][0].clone();
     assert_eq!((&listed["lastAt"], &listed["nextAt"]), (&last.into(), &next.into()));
     let jobs = redis.ask(&["LRANGE", "resque:queue:mail", "0", "-1"]);
     assert!(jobs.lines().all(|job| job.starts_with(r#"{"class":"Digest","args":[{"n":1}],"#)), "{jobs}");
+    let peeked = rosters[0].cli(["queue", "peek", "mail", "-o", "json"]).json();
+    let due_at: Vec<_> = (0..times.len()).filter_map(|nth| peeked["jobs"][nth]["dueAt"].as_i64()).collect();
+    assert_eq!(due_at, times, "each knows its time");
     line.set_clock(last - 20 * HOUR);
     rosters[0].kill();
     rosters[0].run();

@@ -337,6 +337,9 @@ final class Values
             $progress ? new JobProgress($progress->percent, $progress->note ?? '', $progress->reportedAt ?? 0) : null,
             result: $struct->result,
             isBuffered: $struct->isBuffered ?? false,
+            uniqueKey: $struct->uniqueKey,
+            limitKey: $struct->limitKey,
+            dueAt: $struct->dueAt,
         );
     }
 

@@ -21,6 +21,7 @@ final class Commands
     private array $own = [];
     private readonly int $since;
     private int $done = 0;
+    private int $jobs = 0;
 
     /** @param \Closure(): list<Task> $tasks what is under way */
     public function __construct(private readonly string $id, private readonly \Closure $tasks)
@@ -47,6 +48,12 @@ final class Commands
         $this->done++;
     }
 
+    /** Counts a job that is begun. */
+    public function countJob(): void
+    {
+        $this->jobs++;
+    }
+
     public function run(string $name, mixed $data): mixed
     {
         return match (true) {
@@ -68,6 +75,7 @@ final class Commands
             'memory' => memory_get_usage(),
             'since' => $this->since,
             'done' => $this->done,
+            'jobs' => $this->jobs,
             'underWay' => count($calls),
             'doing' => array_map($describe, array_slice(array_values($calls), 0, self::MAX_TASKS)),
         ];

@@ -143,6 +143,9 @@ final class Performers
             null,
             null,
             lease: $lease,
+            uniqueKey: $data['uniqueKey'] ?? null,
+            limitKey: $data['limitKey'] ?? null,
+            dueAt: $data['dueAt'] ?? null,
         );
     }
 }

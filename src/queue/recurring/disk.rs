@@ -32,7 +32,7 @@ impl Recurrence {
         for todo in self.decide(settled_at(change, &key)?, now) {
             let settled = match todo {
                 Todo::Settle(until) => self.settled(until, None),
-                Todo::Enqueue(slot) => match sound_or_refused(self.enqueue(change))? {
+                Todo::Enqueue(slot) => match sound_or_refused(self.enqueue(slot, change))? {
                     Ok(id) => self.settled(slot, Some(id)),
                     Err(why) => {
                         self.wait(Some(slot), now, why.to_string());
@@ -48,9 +48,9 @@ impl Recurrence {
         Ok(())
     }
 
-    fn enqueue(&self, change: &mut Change<'_, '_>) -> Outcome<JobId> {
+    fn enqueue(&self, slot: u64, change: &mut Change<'_, '_>) -> Outcome<JobId> {
         let sidecar = Asker { uid: Some(geteuid().as_raw()), is_admin: true };
-        let enqueued = change.enqueue(std::slice::from_ref(&self.job), sidecar)?;
+        let enqueued = change.enqueue(&[self.job(slot)], sidecar)?;
         Ok(enqueued.first().ok_or(EngineError::Damaged)?.id)
     }
 }

@@ -186,9 +186,9 @@ impl Recurrence {
         &self.shown
     }
 
-    /// The job that is enqueued each time.
-    pub(super) fn job(&self) -> &NewJob {
-        &self.job
+    /// The job that is enqueued for a time.
+    pub(super) fn job(&self, slot: u64) -> NewJob {
+        NewJob { due_at: Some(slot), ..self.job.clone() }
     }
 
     fn is_due(&self, now: u64) -> bool {

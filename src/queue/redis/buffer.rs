@@ -524,6 +524,7 @@ impl Draft {
             failures: head.failures,
             lost: head.lost,
             error,
+            due_at: head.due_at,
         };
         let delay = Duration::from_millis(delay);
         let job = NewJob { queue: queue.to_owned(), name, delay, ..NewJob::default() };

@@ -388,6 +388,7 @@ impl Draft {
             timeout_ms: job.timeout.map(millis),
             keep_result_ms: job.keep_result.map(millis),
             unique: job.unique.clone(),
+            due_at: job.due_at,
             ..Extras::default()
         };
         Ok(Self {

@@ -16,11 +16,8 @@ use super::super::job::{
 };
 use super::keys::place;
 use super::link::TIMEOUT;
-use super::resque::{self, Extras, Item};
+use super::resque::{self, Extras, Item, MAX_TIME};
 use crate::model::shortened;
-
-/// No time is later, in ms since 1970.
-const MAX_TIME: u64 = 1 << 53;
 
 /// Such a part of a lease may pass until the job arrives.
 const ON_THE_WAY: u64 = 10;
@@ -113,6 +110,9 @@ impl Record {
             keeps_result,
             result,
             is_buffered: false,
+            unique_key: self.extras.unique.map(|unique| unique.key),
+            limit_key: None,
+            due_at: self.extras.due_at,
         }
     }
 
@@ -284,6 +284,17 @@ mod tests {
         assert_eq!(lost(r#"{"lost":2,"failures":2}"#), (dead, Some(told.to_owned())));
         let without_retries = lost(r#"{"retries":0}"#);
         assert_eq!(without_retries, (dead, Some("its lease ended".to_owned())));
+    }
+
+    #[test]
+    fn a_job_tells_its_unique_key_for_as_long_as_it_has_it_and_for_which_time_it_recurs() {
+        let config = Config::default();
+        let record = running(r#"{"unique":{"key":"k","until":"Start"},"due_at":1700000000000}"#);
+        let record = Record::read(&record.written()).expect("a record");
+        let job = record.clone().into_job(7, &config);
+        assert_eq!((job.unique_key.as_deref(), job.due_at), (Some("k"), Some(NOW)));
+        let taken = record.taken(None, NOW, &config).into_job(7, &config);
+        assert_eq!((taken.unique_key, taken.due_at), (None, Some(NOW)));
     }
 
     #[test]

@@ -107,7 +107,7 @@ impl Redis {
                 Ok(self.change(step).await?.then_some(settled))
             }
             Todo::Enqueue(slot) => {
-                let draft = Draft::new(it.job().clone(), Some(geteuid().as_raw()))?;
+                let draft = Draft::new(it.job(slot), Some(geteuid().as_raw()))?;
                 let settled = it.settled(slot, Some(draft.id));
                 let after = written(&settled);
                 let is_enqueued = self.enqueue_and_settle(&draft, Settling { field, before, after: &after }).await?;

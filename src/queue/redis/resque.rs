@@ -15,6 +15,9 @@ use super::super::job::{JobId, MAX_ERROR, MAX_JOB_NAME, MAX_RETRIES, MAX_TIMEOUT
 /// Ids have no more bits, so that the numbers of JSON, and of Lua, hold them.
 const ID_BITS: u32 = 52;
 
+/// No time is later, in ms since 1970.
+pub(super) const MAX_TIME: u64 = 1 << 53;
+
 /// So many of them are of its queue.
 const QUEUE_BITS: u32 = 6;
 
@@ -43,6 +46,9 @@ pub(super) struct Extras {
     pub(super) lost: u32,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) error: Option<String>,
+    /// For which time it recurs, in ms since 1970.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) due_at: Option<u64>,
 }
 
 /// An element of a list, as far as anybody reads it.
@@ -192,6 +198,7 @@ impl Extras {
             && self.retries.is_none_or(|retries| retries <= MAX_RETRIES)
             && self.timeout_ms.is_none_or(|timeout| (1..=most).contains(&timeout))
             && self.error.as_ref().is_none_or(|error| error.chars().count() <= MAX_ERROR + 1)
+            && self.due_at.is_none_or(|time| time < MAX_TIME)
     }
 }
 
@@ -343,7 +350,15 @@ mod tests {
             assert_eq!(read(wrong.as_bytes()), None, "{wrong}");
         }
         assert_eq!(read(b"{\"class\":\"\xff\"}"), None);
-        for odd in [r#"{"retries":99999}"#, r#"{"timeout_ms":0}"#, r#"{"attempt":-1}"#, r#"{"id":0}"#, "5", "[]"] {
+        for odd in [
+            r#"{"retries":99999}"#,
+            r#"{"timeout_ms":0}"#,
+            r#"{"attempt":-1}"#,
+            r#"{"id":0}"#,
+            r#"{"due_at":9007199254740992}"#,
+            "5",
+            "[]",
+        ] {
             let item = format!(r#"{{"class":"C","id":7,"queue_time":"x","queue":[],"roster":{odd}}}"#);
             let item = read(item.as_bytes()).expect("a job");
             assert_eq!((item.extras, item.id, item.queue), (Extras::default(), None, None), "{odd}");

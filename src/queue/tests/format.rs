@@ -67,12 +67,12 @@ fn a_file_that_was_written_is_opened_by_no_version_that_cannot_read_it() {
     assert_eq!(queue.meta().0, 1);
     queue.enqueue(job("mail", "a"));
     let (format, job, number, is_inexact) = queue.meta();
-    assert_eq!(format, 2, "versions of format 1 take what has more elements for damaged");
-    let later: Meta = (3, job, number, is_inexact);
+    assert_eq!(format, 3, "earlier versions take what has more elements for damaged");
+    let later: Meta = (4, job, number, is_inexact);
     let (engine, _) = queue.opened.as_mut().expect("it is open");
     let mut txn = engine.begin().expect("a transaction");
     txn.put(keys::META, &written(&later)).expect("there is room");
     txn.commit().expect("there is room");
     let refused = Book::load(&txn, Now { wall: KILLED, uptime: KILLED }, &HashMap::new());
-    assert!(matches!(refused, Err(EngineError::Format(3))), "{refused:?}");
+    assert!(matches!(refused, Err(EngineError::Format(4))), "{refused:?}");
 }

@@ -341,7 +341,10 @@ fn a_unique_job_is_there_once_until_it_starts_or_until_it_is_done() {
         let again = queue.change(|change| change.enqueue(&[unique()], WEB));
         assert_eq!(again, Ok(vec![Enqueued { id: first, is_new: false, is_buffered: false }]));
         assert_ne!(queue.enqueue(NewJob { queue: "other".into(), ..unique() }), first, "of its queue alone");
+        let waiting = queue.change(|change| change.find(first)).expect("it waits");
+        assert_eq!(waiting.unique_key.as_deref(), Some("user 7"));
         let taken = queue.take("mail").expect("a job");
+        assert_eq!(taken.unique_key.is_none(), is_free_once_taken, "{until:?}");
         let second = queue.enqueue(unique());
         assert_eq!(second != first, is_free_once_taken, "{until:?}");
         queue.update(&taken, Update::Done).expect("it has the lease");

@@ -137,6 +137,18 @@ fn a_clock_that_is_set_back_repeats_nothing_and_one_that_was_wrong_is_forgotten(
 }
 
 #[test]
+fn each_job_knows_for_which_time_it_is_however_late_it_comes_and_also_after_a_restart() {
+    let (mut queue, mut recurrences) = fixture("*/5 * * * *", Missed::All);
+    queue.recur(&mut recurrences);
+    queue.now = NOON + 16 * MINUTE;
+    assert_eq!(queue.recur(&mut recurrences), 3);
+    queue.enqueue(job("mail", "by hand"));
+    queue.reopen();
+    let due_at: Vec<_> = std::iter::from_fn(|| queue.take("mail")).map(|job| job.due_at).collect();
+    assert_eq!(due_at, [Some(NOON + 5 * MINUTE), Some(NOON + 10 * MINUTE), Some(NOON + 15 * MINUTE), None]);
+}
+
+#[test]
 fn a_clock_that_was_behind_repeats_nothing_once_it_is_right() {
     for (missed, slots) in [(Missed::Skip, 0), (Missed::Once, 1), (Missed::All, 2)] {
         let (mut queue, mut recurrences) = fixture("*/5 * * * *", missed);
