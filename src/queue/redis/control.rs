@@ -111,6 +111,15 @@ impl Redis {
         self.change(step.unlist(&list, second, record.item.as_bytes())).await
     }
 
+    /// Removes a delayed job if it is near an end of its scheduler's list: Redis looks at no more of that.
+    pub(super) async fn remove_near_end(&self, id: JobId, text: &str, record: &Record) -> Result<bool, Failed> {
+        let Some(second) = record.scheduled else { return Ok(false) };
+        let (list, item) = (self.keys.delayed(&second.to_string()), record.item.as_bytes());
+        let step = Step::new(&self.keys).if_record(id, text).if_near_end(&list, item);
+        let step = step.free(id, record).forget(id, record).unlist_near_end(&list, second, item);
+        self.change(step).await
+    }
+
     async fn revive(&self, id: JobId, text: &str, record: &Record) -> Result<bool, Failed> {
         let extras = Extras { failures: 0, lost: 0, unique: None, ..record.extras.clone() };
         let item = record.waiting_again(id, extras);

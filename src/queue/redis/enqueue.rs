@@ -160,7 +160,11 @@ impl Redis {
                     };
                     let said: Vec<u64> = said.split(' ').filter_map(|number| number.parse().ok()).collect();
                     let said = said.chunks_exact(2).filter_map(|it| Some((*new.get(it[0] as usize)?, it[1])));
-                    self.seek(&said.collect::<Vec<_>>(), &mut holders).await.map_err(NotEnqueued::Failed)?;
+                    let said: Vec<_> = said.collect();
+                    // One at a time delivers, whoever has enqueued that.
+                    let user = drafts.first().and_then(|draft| draft.extras.user);
+                    let _turn = if is_exact { None } else { Some(self.searches.turn(user).await?) };
+                    self.seek(&said, &mut holders).await.map_err(NotEnqueued::Failed)?;
                     continue;
                 }
             };

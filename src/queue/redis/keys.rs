@@ -5,6 +5,9 @@ use super::link::Arguments;
 use super::record::Record;
 use super::recurring::Settling;
 
+/// So many elements at each end of a list are near it.
+const NEAR_END: usize = 1_000;
+
 /// Resque's keys, and beside them Roster's own, which begin with `roster:`.
 #[derive(Clone, Debug)]
 pub(super) struct Keys(pub(super) String);
@@ -82,7 +85,7 @@ pub(super) fn place(state: State) -> (&'static str, u64) {
     }
 }
 
-/// What `CHANGE` is given.
+/// What `CHANGE` is given, and `CHANGES` several of.
 #[derive(Debug)]
 pub(super) struct Step<'k> {
     keys: &'k Keys,
@@ -108,6 +111,11 @@ impl<'k> Step<'k> {
 
     pub(super) fn if_in_list(self, key: &str, item: &[u8]) -> Self {
         self.guard("list", key, item, b"")
+    }
+
+    /// If this element is near an end of a list.
+    pub(super) fn if_near_end(self, key: &str, item: &[u8]) -> Self {
+        self.guard("near", key, item, near_end(item).as_bytes())
     }
 
     pub(super) fn if_first(self, key: &str, item: &[u8]) -> Self {
@@ -175,10 +183,11 @@ impl<'k> Step<'k> {
         step.then(["UNLIST", list, &schedule, &second.to_string()])
     }
 
-    /// The same of the first element.
-    pub(super) fn unlist_first(self, list: &str, second: &str) -> Self {
+    /// The same of one that is near an end of the list.
+    pub(super) fn unlist_near_end(self, list: &str, second: u64, item: &[u8]) -> Self {
         let schedule = self.keys.schedule();
-        self.then(["LPOP", list]).then(["UNLIST", list, &schedule, second])
+        let step = self.then_bytes([b"CUT", list.as_bytes(), item, near_end(item).as_bytes()]);
+        step.then(["UNLIST", list, &schedule, &second.to_string()])
     }
 
     pub(super) fn forget(self, id: JobId, record: &Record) -> Self {
@@ -209,10 +218,28 @@ impl<'k> Step<'k> {
     }
 
     pub(super) fn arguments(&self) -> Arguments {
-        let guards = Arguments::default()
-            .text(self.keys.popped())
-            .number(self.guards.len() as u64)
-            .texts(self.guards.iter().flatten());
+        self.follow(Arguments::default().text(self.keys.popped()))
+    }
+
+    /// What `CHANGES` is given.
+    pub(super) fn arguments_of(keys: &Keys, steps: &[Self]) -> Arguments {
+        let begin = Arguments::default().text(keys.popped());
+        steps.iter().fold(begin, |all, step| step.follow(all.number(step.length() as u64)))
+    }
+
+    fn follow(&self, arguments: Arguments) -> Arguments {
+        let guards = arguments.number(self.guards.len() as u64).texts(self.guards.iter().flatten());
         self.commands.iter().fold(guards, |all, command| all.number(command.len() as u64).texts(command))
     }
+
+    /// How many arguments those are.
+    fn length(&self) -> usize {
+        let commands: usize = self.commands.iter().map(|command| 1 + command.len()).sum();
+        1 + self.guards.iter().flatten().count() + commands
+    }
+}
+
+/// Among how many elements from each end of a list one is looked for: fewer where it takes longer to compare each.
+fn near_end(item: &[u8]) -> String {
+    (NEAR_END / (1 + item.len() / 100)).max(1).to_string()
 }

@@ -2,7 +2,6 @@
 
 use std::sync::LazyLock;
 
-use futures::future::join_all;
 use redis::{Script, Value};
 
 use super::super::check::check_name;
@@ -12,10 +11,14 @@ use super::keys::Step;
 use super::link::{Arguments, Failed};
 use super::record::Record;
 use super::resque::{self, Extras};
+use super::scripts::CHANGES;
 use super::tick::BATCH;
 
 /// An element of a scheduler's list, or the length of a large one; and the id and the record of the job here that it is, or none.
 type Element = (Value, Vec<u8>, Vec<u8>);
+
+/// The queue that an element is moved to, or why it is set aside; and its text.
+type Move = (Result<String, &'static str>, Vec<u8>);
 
 /// The first elements of a second's list, or the length of one that is too large and nobody's, and whose each is: `{element, id,
 /// record, …}`, up to so many bytes.
@@ -107,11 +110,18 @@ static STRAY: LazyLock<Script> = LazyLock::new(|| {
 });
 
 impl Redis {
-    /// Moves what is delayed as a resque-scheduler does, some of each second. How many.
+    /// Moves what is delayed as a resque-scheduler does, some of each second: of the first ones that are due and of the last
+    /// ones, so that a mass in many keeps no other waiting. How many.
     pub(super) async fn move_scheduled(&self, now: u64) -> Result<usize, Failed> {
-        let schedule = self.keys.schedule();
-        let command = redis::Cmd::zrangebyscore_limit(&schedule, "-inf", now / 1_000, 0, BATCH as isize);
-        let seconds: Vec<Vec<u8>> = self.link.command(&command).await?;
+        let (schedule, now_in_s, half) = (self.keys.schedule(), now / 1_000, BATCH as usize / 2);
+        let first = redis::Cmd::zrangebyscore_limit(&schedule, "-inf", now_in_s, 0, half as isize);
+        let mut seconds: Vec<Vec<u8>> = self.link.command(&first).await?;
+        if seconds.len() >= half {
+            let last = redis::Cmd::zrevrangebyscore_limit(&schedule, now_in_s, "-inf", 0, half as isize);
+            let last: Vec<Vec<u8>> = self.link.command(&last).await?;
+            let others: Vec<_> = last.into_iter().rev().filter(|second| !seconds.contains(second)).collect();
+            seconds.extend(others);
+        }
         let mut moved = 0;
         for second in seconds {
             let Ok(second) = String::from_utf8(second.clone()) else {
@@ -133,12 +143,27 @@ impl Redis {
         if elements.is_empty() {
             let step = Step::new(&self.keys).if_no_list(list).then(["ZREM", &self.keys.schedule(), second]);
             self.change(step).await?;
+            return Ok(0);
         }
-        // They arrive in this order, and each is moved only if it is the first then.
-        let each = elements.into_iter().map(|element| self.move_element(second, list, element, now));
-        let mut moved = 0;
-        for is_moved in join_all(each).await {
-            moved += usize::from(is_moved?);
+        let moves = elements.into_iter().map(|element| self.planned(second, list, element, now));
+        let (moves, mut steps): (Vec<Move>, Vec<Step<'_>>) = moves.unzip();
+        steps.push(Step::new(&self.keys).then(["UNLIST", list, &self.keys.schedule(), second]));
+        let (done, is_wrong): (usize, u8) = self.link.run(&CHANGES, Step::arguments_of(&self.keys, &steps)).await?;
+        let mut moved = done.min(moves.len());
+        let aside = self.keys.set_aside();
+        for (to, _) in moves.iter().take(moved) {
+            match to {
+                Ok(queue) => self.is_ready(queue),
+                Err(why) => tracing::error!(list, aside, why, "a delayed element is set aside"),
+            }
+        }
+        if is_wrong == 1
+            && let Some((to, text)) = moves.get(moved)
+        {
+            let to = to.as_deref().unwrap_or(&aside);
+            tracing::warn!(list, to, "a key of Redis is of another type than it should be");
+            let step = self.set_aside(list, text);
+            moved += usize::from(self.passes_over(list, self.change(step).await)?.unwrap_or(false));
         }
         Ok(moved)
     }
@@ -165,37 +190,35 @@ impl Redis {
         }
     }
 
-    /// Moves an element to its queue. What is no job, or cannot be put there, is set aside, so that it keeps no other one
-    /// waiting. Whether it is gone: not if others have moved those before it meanwhile.
-    async fn move_element(&self, second: &str, list: &str, element: Element, now: u64) -> Result<bool, Failed> {
-        let (item, id, record) = element;
-        let aside = self.keys.set_aside();
+    /// Moves an element to its queue, if it is the first then. What is no job, or cannot be put there, is set aside, so that it
+    /// keeps no other one waiting.
+    fn planned(&self, second: &str, list: &str, (item, id, record): Element, now: u64) -> (Move, Step<'_>) {
         let Value::BulkString(text) = item else {
-            tracing::error!(list, aside, "a delayed element is too large to be a job: it is set aside");
-            let largest = self.largest().to_string();
+            let (aside, largest) = (self.keys.set_aside(), self.largest().to_string());
             let step = Step::new(&self.keys).if_first_larger(list, &largest).then(["ASIDE", list, &aside, &largest]);
-            return self.change(step).await;
+            return ((Err("it is too large to be a job"), Vec::new()), step);
         };
         let moved = match known(&id, &record, second) {
-            Some((id, written, record)) => Some(self.own(second, list, (id, written, &record))),
-            None => self.foreign(second, list, &text, now),
+            Some((id, written, record)) => Some(self.own(list, (id, written, &record))),
+            None => self.foreign(list, &text, now),
         };
-        if let Some((queue, step)) = moved
-            && let Some(is_moved) = self.passes_over(&self.keys.queue(&queue), self.change(step).await)?
-        {
-            self.is_ready(&queue);
-            return Ok(is_moved);
+        match moved {
+            Some((queue, step)) => ((Ok(queue), text), step),
+            None => {
+                let step = self.set_aside(list, &text);
+                ((Err("it is no job"), text), step)
+            }
         }
-        tracing::error!(list, aside, "a delayed element is no job: it is set aside");
-        let step = Step::new(&self.keys)
-            .if_first(list, &text)
-            .then_bytes([b"RPUSH", aside.as_bytes(), &text])
-            .unlist_first(list, second);
-        Ok(self.passes_over(list, self.change(step).await)?.unwrap_or(false))
+    }
+
+    fn set_aside(&self, list: &str, text: &[u8]) -> Step<'_> {
+        let aside = self.keys.set_aside();
+        let step = Step::new(&self.keys).if_first(list, text);
+        step.then_bytes([b"RPUSH", aside.as_bytes(), text]).then(["LPOP", list])
     }
 
     /// A delayed job that is known here keeps what is known of it.
-    fn own(&self, second: &str, list: &str, (id, written, record): (JobId, &str, &Record)) -> (String, Step<'_>) {
+    fn own(&self, list: &str, (id, written, record): (JobId, &str, &Record)) -> (String, Step<'_>) {
         let due = resque::due(&record.item, id, record.enqueued_at, &record.extras);
         let due = due.unwrap_or_else(|| record.item.clone());
         let step = Step::new(&self.keys)
@@ -203,13 +226,13 @@ impl Redis {
             .if_record(id, written)
             .push("RPUSH", &record.queue, &due)
             .hold(id, record, &due)
-            .unlist_first(list, second)
+            .then(["LPOP", list])
             .forget(id, record);
         (record.queue.clone(), step)
     }
 
     /// One of somebody else's. None: it is no job.
-    fn foreign(&self, second: &str, list: &str, text: &[u8], now: u64) -> Option<(String, Step<'_>)> {
+    fn foreign(&self, list: &str, text: &[u8], now: u64) -> Option<(String, Step<'_>)> {
         let queue = resque::read(text)?.queue?;
         check_name("queue", &queue, MAX_QUEUE_NAME).ok()?;
         let item = std::str::from_utf8(text).ok()?;
@@ -218,7 +241,7 @@ impl Redis {
         let step = Step::new(&self.keys)
             .if_first(list, text)
             .push("RPUSH", &queue, &due)
-            .unlist_first(list, second)
+            .then(["LPOP", list])
             .then(["TRY", "SREM", &of_item, key]);
         Some((queue, step))
     }

@@ -12,10 +12,10 @@ use redis::Script;
 ///
 /// One without an element is dead since it was due.
 ///
-/// Whoever has a unique key is looked for in the list, in so many elements at once, and in fewer for a large one, with which
-/// it takes longer to compare each. `LOOK` and, of each job for whose key these did not do, its number and who is said to have
-/// the key: `SEEK` has more of them looked at. One that was not found so is given as `gone`. Unless it is to be exact, a key
-/// counts as held while more jobs wait than are looked at.
+/// Whoever has a unique key is looked for near both ends of the list, among so many elements for all of the request, and fewer
+/// for a large one, with which it takes longer to compare each. `LOOK` and, of each job for whose key these did not do, its number
+/// and who is said to have the key: `SEEK` looks at the others, in turns. One that was not found so is given as `gone`. Unless it is
+/// to be exact, a key counts as held while more jobs wait than `SEEK` is to look at.
 ///
 /// A user, unless it is an administrator, may have made as many queues as it leaves free. A queue is full by its jobs that wait
 /// or are delayed, and only one that has some:
@@ -61,8 +61,7 @@ pub(super) static ENQUEUE: LazyLock<Script> = LazyLock::new(|| {
             if own + new > most_queues - queues - new then return 'SHARE ' .. own end
         end
         if full then return 'FULL ' .. full end
-        local all, look = 100000, 'LOOK'
-        local left = all
+        local all, left, look = 100000, 5000, 'LOOK'
         local function holder_of(number, q, key, gone)
             local of, text = string.match(redis.call('HGET', p .. 'roster:unique:' .. q, key) or '', '^(%d+) (.*)$')
             if not of then return false end
@@ -74,12 +73,15 @@ pub(super) static ENQUEUE: LazyLock<Script> = LazyLock::new(|| {
                 return (redis.call('LPOS', list, text, 'MAXLEN', 100)
                     or redis.call('LPOS', list, text, 'RANK', -1, 'MAXLEN', 100)) and of
             end
-            local length, cost = redis.call('LLEN', list), 1 + math.floor(#text / 1024)
-            if length * cost <= left then
-                local at = redis.call('LPOS', list, text)
-                left = left - (at or length) * cost
-                return at and of
+            local length, cost = redis.call('LLEN', list), 1 + math.floor(#text / 100)
+            local most = math.ceil(math.min(length, math.floor(left / cost)) / 2)
+            if most > 0 then
+                local at = redis.call('LPOS', list, text, 'MAXLEN', most)
+                    or redis.call('LPOS', list, text, 'RANK', -1, 'MAXLEN', most)
+                left = left - 2 * most * cost
+                if at then return of end
             end
+            if length <= 2 * most then return false end
             if length > all and not is_exact then return of end
             look = look .. ' ' .. number .. ' ' .. of
             return false
@@ -171,56 +173,85 @@ pub(super) static POP: LazyLock<Script> = LazyLock::new(|| {
     )
 });
 
-/// Carries out commands if all is as expected: 1, or 0. `FREE` frees the unique key of a job; `ASIDE` moves a list's first
-/// element if it is too large; `UNLIST` takes a list that is gone from the schedule; `UNMARK` takes away the mark of a delayed
-/// job (`schedule`); `TRY` may fail.
-pub(super) static CHANGE: LazyLock<Script> = LazyLock::new(|| {
-    Script::new(
-        r"
-        local at = 3
-        for guard = 1, tonumber(ARGV[2]) do
-            local kind, key, field, expected = unpack(ARGV, at, at + 3)
-            at = at + 4
-            local found
-            if kind == 'hash' then found = (redis.call('HGET', key, field) or '') == expected
-            elseif kind == 'sorted' then found = redis.call('ZSCORE', key, field)
-            elseif kind == 'first' then found = redis.call('LINDEX', key, 0) == field
-            elseif kind == 'large' then found = #(redis.call('LINDEX', key, 0) or '') > tonumber(field)
-            elseif kind == 'nolist' then found = redis.call('TYPE', key).ok ~= 'list'
-            else found = redis.call('LPOS', key, field) end
-            if not found then return 0 end
-        end
+/// A step: it carries out commands if all is as expected. `FREE` frees the unique key of a job; `ASIDE` moves a list's first
+/// element if it is too large; `CUT` takes an element from a list which is near an end of it; `UNLIST` takes a list that is gone
+/// from the schedule; `UNMARK` takes away the mark of a delayed job (`schedule`); `TRY` may fail.
+const STEP: &str = r"
         -- As in `POP`.
         redis.pcall('ZREM', ARGV[1], '')
-        while at <= #ARGV do
-            local length = tonumber(ARGV[at])
-            local name = ARGV[at + 1]
-            if name == 'FREE' then
-                local _, key, field, id = unpack(ARGV, at + 1, at + 4)
-                local held = redis.call('HGET', key, field)
-                if held and string.match(held, '^%d+') == id then redis.call('HDEL', key, field) end
-            elseif name == 'ASIDE' then
-                local _, from, to, largest = unpack(ARGV, at + 1, at + 4)
-                local item = redis.call('LINDEX', from, 0)
-                if item and #item > tonumber(largest) then
-                    redis.call('RPUSH', to, item)
-                    redis.call('LTRIM', from, 1, -1)
-                end
-            elseif name == 'UNLIST' then
-                local _, list, schedule, second = unpack(ARGV, at + 1, at + 4)
-                if redis.call('EXISTS', list) == 0 then redis.call('ZREM', schedule, second) end
-            elseif name == 'UNMARK' then
-                local _, key, second, item, id = unpack(ARGV, at + 1, at + 5)
-                redis.call('ZREM', key, second .. ':' .. redis.sha1hex(item) .. ':' .. id)
-            elseif name == 'TRY' then
-                redis.pcall(unpack(ARGV, at + 2, at + length))
-            else
-                redis.call(unpack(ARGV, at + 1, at + length))
+        local function is_done(at, last)
+            local guards = tonumber(ARGV[at])
+            at = at + 1
+            for guard = 1, guards do
+                local kind, key, field, expected = unpack(ARGV, at, at + 3)
+                at = at + 4
+                local found
+                if kind == 'hash' then found = (redis.call('HGET', key, field) or '') == expected
+                elseif kind == 'sorted' then found = redis.call('ZSCORE', key, field)
+                elseif kind == 'first' then found = redis.call('LINDEX', key, 0) == field
+                elseif kind == 'large' then found = #(redis.call('LINDEX', key, 0) or '') > tonumber(field)
+                elseif kind == 'nolist' then found = redis.call('TYPE', key).ok ~= 'list'
+                elseif kind == 'near' then
+                    found = redis.call('LPOS', key, field, 'MAXLEN', expected)
+                        or redis.call('LPOS', key, field, 'RANK', -1, 'MAXLEN', expected)
+                else found = redis.call('LPOS', key, field) end
+                if not found then return false end
             end
-            at = at + length + 1
+            while at <= last do
+                local length = tonumber(ARGV[at])
+                local name = ARGV[at + 1]
+                if name == 'FREE' then
+                    local _, key, field, id = unpack(ARGV, at + 1, at + 4)
+                    local held = redis.call('HGET', key, field)
+                    if held and string.match(held, '^%d+') == id then redis.call('HDEL', key, field) end
+                elseif name == 'ASIDE' then
+                    local _, from, to, largest = unpack(ARGV, at + 1, at + 4)
+                    local item = redis.call('LINDEX', from, 0)
+                    if item and #item > tonumber(largest) then
+                        redis.call('RPUSH', to, item)
+                        redis.call('LTRIM', from, 1, -1)
+                    end
+                elseif name == 'CUT' then
+                    local _, list, item, most = unpack(ARGV, at + 1, at + 4)
+                    redis.call('LREM', list, redis.call('LPOS', list, item, 'MAXLEN', most) and 1 or -1, item)
+                elseif name == 'UNLIST' then
+                    local _, list, schedule, second = unpack(ARGV, at + 1, at + 4)
+                    if redis.call('EXISTS', list) == 0 then redis.call('ZREM', schedule, second) end
+                elseif name == 'UNMARK' then
+                    local _, key, second, item, id = unpack(ARGV, at + 1, at + 5)
+                    redis.call('ZREM', key, second .. ':' .. redis.sha1hex(item) .. ':' .. id)
+                elseif name == 'TRY' then
+                    redis.pcall(unpack(ARGV, at + 2, at + length))
+                else
+                    redis.call(unpack(ARGV, at + 1, at + length))
+                end
+                at = at + length + 1
+            end
+            return true
+        end";
+
+/// Carries out a step: 1, or 0 if not all is as expected.
+pub(super) static CHANGE: LazyLock<Script> =
+    LazyLock::new(|| Script::new(&[STEP, " return is_done(2, #ARGV) and 1 or 0"].concat()));
+
+/// Carries out steps one after the other, up to the first where not all is as expected: how many, and whether a key that the next
+/// one needs is of the wrong type.
+pub(super) static CHANGES: LazyLock<Script> = LazyLock::new(|| {
+    let all = r"
+        local at, count = 2, 0
+        while at <= #ARGV do
+            local last = at + tonumber(ARGV[at])
+            local is_sound, done = pcall(is_done, at + 1, last)
+            if not is_sound then
+                local why = type(done) == 'table' and done.err or tostring(done)
+                if not string.find(why, 'WRONGTYPE', 1, true) then error(done) end
+                return {count, 1}
+            end
+            if not done then break end
+            at, count = last + 1, count + 1
         end
-        return 1",
-    )
+        return {count, 0}";
+    Script::new(&[STEP, all].concat())
 });
 
 /// Whether there is room for one more result of a queue: `FULL` where as many are kept as may be, and `OOM` where Redis has no

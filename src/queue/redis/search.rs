@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Instant, SystemTime};
 
 use futures::future::BoxFuture;
-use tokio::time::timeout_at;
+use tokio::time::{sleep, timeout_at};
 
 use super::super::Place;
 use super::super::change::{Refused, millis};
@@ -17,7 +17,7 @@ use super::link::{Arguments, Failed, TIMEOUT};
 use super::record::Record;
 use super::resque::{self, Item};
 use super::tick::parts_of;
-use super::{Redis, no_matter, scripts};
+use super::{LOOK_INTERVAL, Redis, no_matter, scripts};
 use crate::clock::millis_since_1970;
 
 /// A waiting job is looked for among so many of each queue, in steps.
@@ -50,19 +50,19 @@ struct InLine<'s> {
 }
 
 /// What nobody else has until it is dropped; the first is given up first.
-struct Turn<'s> {
+pub(super) struct Turn<'s> {
     _of_all: tokio::sync::MutexGuard<'s, ()>,
     _of_user: tokio::sync::OwnedMutexGuard<()>,
     _in_line: InLine<'s>,
 }
 
 impl Searches {
-    async fn turn(&self, user: Option<u32>) -> Result<Turn<'_>, Refused> {
+    pub(super) async fn turn(&self, user: Option<u32>) -> Result<Turn<'_>, Refused> {
         let of_user = {
             let mut users = self.users();
             let line = users.entry(user).or_default();
             if line.length >= MAX_IN_LINE {
-                let why = format!("{MAX_IN_LINE} jobs of this user are looked for that wait in Redis; try again");
+                let why = format!("{MAX_IN_LINE} jobs of this user are looked for in Redis already; try again");
                 return Err(Refused::TooMuch(why));
             }
             line.length += 1;
@@ -238,8 +238,7 @@ impl Redis {
                         if matches!(record.state, State::Running { .. }) {
                             return Err(Refused::Running(id));
                         }
-                        let removed = redis.remove(id, text.as_deref().unwrap_or_default(), &record).await;
-                        removed.map_err(|failed| not_removed(id, failed))?
+                        redis.remove_in_turn(user, id, text.as_deref().unwrap_or_default(), &record).await?
                     }
                     None => {
                         let sought = redis.search(user, id).await.map_err(|why| in_buffer.unless_there(why));
@@ -262,6 +261,23 @@ impl Redis {
             })
         };
         self.ask(&place, cancel, no_matter).await
+    }
+
+    /// Removes a job that has a record. That of one far from the ends of its scheduler's list is a search, too.
+    async fn remove_in_turn(&self, user: Option<u32>, id: JobId, text: &str, record: &Record) -> Result<bool, Refused> {
+        let not_removed = |failed| not_removed(id, failed);
+        if record.scheduled.is_none() {
+            return self.remove(id, text, record).await.map_err(not_removed);
+        }
+        if self.remove_near_end(id, text, record).await.map_err(not_removed)? {
+            return Ok(true);
+        }
+        let _turn = self.searches.turn(user).await?;
+        let began = Instant::now();
+        let is_removed = self.remove(id, text, record).await.map_err(not_removed)?;
+        // Redis does other things for as long.
+        sleep(began.elapsed().min(LOOK_INTERVAL)).await;
+        Ok(is_removed)
     }
 
     /// A job as it stands in the buffer.

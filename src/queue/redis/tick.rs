@@ -17,7 +17,7 @@ use super::{Redis, TICK, scripts};
 
 /// So many are looked at in one request, and so many requests are made in one tick.
 pub(super) const BATCH: u64 = 100;
-const ROUNDS: usize = 20;
+const ROUNDS: usize = 50;
 
 /// What has become due within so many ms is looked at besides what waits for longest.
 const LATELY: u64 = 2_000;
