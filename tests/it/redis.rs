@@ -9,7 +9,7 @@ use std::time::Duration;
 use crate::access::for_everybody;
 use crate::admin;
 use crate::harness::{
-    Redis, Roster, SOON, ensure, eventually, exception, free_port, is_skipped_unless, is_skipped_without_root,
+    Cutter, Redis, Roster, SOON, ensure, eventually, exception, free_port, is_skipped_unless, is_skipped_without_root,
 };
 use crate::idl::{
     EnqueueRequest, InvalidRequest, Job, JobAction, JobQuery, JobState, JobUpdate, NewJob, NotFound, Overloaded,
@@ -88,6 +88,13 @@ fn found(roster: &Roster, id: i64) -> thrift::Result<Job> {
 fn counts(roster: &Roster) -> [i64; 4] {
     let queues = roster.client().queues(QueuesQuery::default()).expect("an answer").queues;
     queues.first().map_or([0; 4], |it| [it.waiting, it.delayed, it.running, it.dead])
+}
+
+/// How often Redis has carried out a command.
+fn calls(redis: &Redis, command: &str) -> u64 {
+    let (stats, start) = (redis.ask(&["INFO", "commandstats"]), format!("cmdstat_{command}:calls="));
+    let calls = stats.lines().find_map(|line| line.strip_prefix(start.as_str())?.split(',').next()?.parse().ok());
+    calls.unwrap_or(0)
 }
 
 #[test]
@@ -258,6 +265,63 @@ fn a_mass_that_is_due_keeps_no_other_second_waiting() {
     let moved = redis.ask(&["LRANGE", "resque:queue:mail", "0", "-1"]);
     let at = moved.lines().position(|item| item.contains("Other"));
     assert!(at.is_some_and(|at| at <= 200), "it was moved after {at:?} others");
+    let scripts = calls(&redis, "evalsha");
+    assert!(scripts < 1_000, "{scripts} of them for 3,001 jobs");
+}
+
+#[test]
+fn masses_that_are_due_in_many_seconds_keep_no_later_one_waiting() {
+    let redis = Redis::start(&[]);
+    let fill = r#"for second = 1001, 1120 do
+            for n = 1, 300 do
+                redis.call('RPUSH', 'resque:delayed:' .. second, '{"class":"Mass","args":[' .. n .. '],"queue":"mail"}') end
+            redis.call('ZADD', 'resque:delayed_queue_schedule', second, second) end
+        redis.call('RPUSH', 'resque:delayed:2000', '{"class":"Other","args":[],"queue":"mail"}')
+        redis.call('ZADD', 'resque:delayed_queue_schedule', 2000, 2000)"#;
+    redis.ask(&["EVAL", fill, "0"]);
+    let _roster = connected(&redis, "");
+    eventually("it is moved", SOON, || {
+        let left = redis.ask(&["EXISTS", "resque:delayed:2000"]);
+        ensure(left == "0", left)
+    });
+    let moved = redis.ask(&["LRANGE", "resque:queue:mail", "0", "-1"]);
+    let at = moved.lines().position(|item| item.contains("Other"));
+    assert!(at.is_some_and(|at| at < 10_000), "it was moved after {at:?} others");
+}
+
+#[test]
+fn who_cancels_delayed_jobs_far_from_the_ends_of_their_second_does_so_one_after_the_other() {
+    let redis = Redis::start(&[]);
+    let cutter = Cutter::to(redis.port());
+    let roster = at(&cutter.url(), "");
+    works(&roster);
+    let later = |nth: usize| NewJob { delay_ms: Some(3_600_000), ..job("C", &nth.to_string()) };
+    let enqueued = roster.client().enqueue(EnqueueRequest { jobs: (0..100).map(later).collect() });
+    let ids: Vec<_> = enqueued.expect("there is room").jobs.iter().map(|it| it.id).collect();
+    let list = format!("resque:delayed:{}", redis.ask(&["ZRANGE", "resque:delayed_queue_schedule", "0", "-1"]));
+    let fill = "local first = redis.call('LPOP', KEYS[1])
+        for n = 1, 2000 do for _, push in ipairs({'LPUSH', 'RPUSH'}) do redis.call(push, KEYS[1], n) end end
+        redis.call('RPUSH', KEYS[1], first)";
+    redis.ask(&["EVAL", fill, "1", &list]);
+    let cancel = |id| roster.client().cancel_job(JobQuery { id }).map(drop);
+    // The first of them is yet under way when the others come.
+    cutter.delay("LREM", Duration::from_millis(500));
+    let (report, outcomes) = std::sync::mpsc::channel();
+    std::thread::scope(|scope| {
+        for id in &ids[1..] {
+            let report = report.clone();
+            scope.spawn(move || report.send(cancel(*id)));
+        }
+        drop(report);
+        let refused = outcomes.iter().find_map(|outcome| exception::<Overloaded>(outcome).ok());
+        let refused = refused.expect("only so many of a user wait").message;
+        assert!(refused.contains("are looked for in Redis already"), "{refused}");
+        cancel(ids[0]).expect("Redis does not look for one that is near an end");
+        cutter.delay("LREM", Duration::ZERO);
+        let refused = 1 + outcomes.iter().filter(Result::is_err).count();
+        assert!(refused < 40, "{refused}");
+        assert_eq!(redis.ask(&["LLEN", &list]), (4_000 + refused).to_string());
+    });
 }
 
 #[test]
@@ -1161,6 +1225,37 @@ fn who_has_a_key_is_found_behind_large_jobs_of_others() {
     let first = enqueue();
     redis.ask(&["EVAL", fill, "0", "200", "100000"]);
     assert_eq!(enqueue(), first);
+}
+
+#[test]
+fn who_has_a_key_among_many_is_looked_for_in_steps_and_for_one_request_of_a_user_at_a_time() {
+    let redis = Redis::start(&[]);
+    let cutter = Cutter::to(redis.port());
+    let roster = at(&cutter.url(), "");
+    works(&roster);
+    let unique = || enqueue(&roster, NewJob { unique_key: Some("of a job in the middle".into()), ..job("C", "{}") });
+    let id = unique().expect("there is room");
+    let fill =
+        "for _ = 1, 8000 do for _, push in ipairs({'LPUSH', 'RPUSH'}) do redis.call(push, KEYS[1], '{}') end end";
+    redis.ask(&["EVAL", fill, "1", "resque:queue:mail"]);
+    assert_eq!(unique().expect("an answer"), id);
+    assert!(calls(&redis, "lrange") > 0, "Redis has looked at all of them at once");
+    // The first search is yet under way when the others come.
+    cutter.delay("of a job in the middle", Duration::from_millis(10));
+    let (report, outcomes) = std::sync::mpsc::channel();
+    std::thread::scope(|scope| {
+        for _ in 0..120 {
+            let report = report.clone();
+            scope.spawn(move || report.send(unique()));
+        }
+        drop(report);
+        let refused = outcomes.iter().find_map(|outcome| exception::<Overloaded>(outcome).ok());
+        cutter.delay("of a job in the middle", Duration::ZERO);
+        let refused = refused.expect("only so many of a user wait").message;
+        assert!(refused.contains("are looked for in Redis already"), "{refused}");
+        let found: Vec<_> = outcomes.iter().flatten().collect();
+        assert!(found.len() > 40 && found.iter().all(|it| *it == id), "{found:?}");
+    });
 }
 
 #[test]
