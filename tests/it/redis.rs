@@ -567,21 +567,47 @@ fn a_result_for_which_there_is_no_room_is_not_kept_and_the_job_is_done_all_the_s
     let why = large.error.unwrap_or_default();
     assert!(why.starts_with("its result of 1025 bytes is not kept: `queue.max_job_bytes` is"), "{why}");
 
-    let ids = [format!("\"{}\"", "x".repeat(900)), "{}".to_owned()].map(|payload| add(&payload));
-    let taken = take(&roster, 2, None, 0);
+    let id = add("{}");
+    let taken = take(&roster, 1, None, 0);
     redis.ask(&["CONFIG", "SET", "maxmemory", "1"]);
-    taken.iter().for_each(|job| returns(&roster, job, &[b'x'; 300]).expect("it has the lease"));
+    returns(&roster, &taken[0], b"3").expect("it has the lease");
     redis.ask(&["CONFIG", "SET", "maxmemory", "0"]);
-    let [smaller, larger] = ids.map(|id| found(&roster, id).expect("it is kept"));
-    assert_eq!((smaller.result.map(|it| it.len()), smaller.error), (Some(300), None), "it takes no more than before");
-    assert_eq!(larger.result, Some(Vec::new()));
-    let why = larger.error.unwrap_or_default();
-    assert!(why.contains("300 bytes is not kept: Redis has no memory left"), "{why}");
+    exception::<NotFound>(found(&roster, id)).expect("Redis has no memory left");
 
+    for _ in 0..2 {
+        perform(b"3").expect("there is room");
+    }
     exception::<NotFound>(perform(b"3")).expect("as many are kept as may be");
     assert_eq!(redis.ask(&["ZCARD", "resque:roster:done:mail"]), "3");
     assert_eq!(roster.cli(["queue", "purge", "mail", "done"]).text(), "3 jobs removed\n");
     assert_eq!(perform(b"3").expect("it is kept").result.as_deref(), Some(&b"3"[..]));
+}
+
+#[test]
+fn results_leave_memory_of_redis_for_jobs() {
+    let redis = Redis::start(&["--maxmemory", "16mb"]);
+    let roster = connected(&redis, "keep_results = \"10m\"\n");
+    let (payload, result) = (format!("\"{}\"", "x".repeat(60_000)), vec![b'x'; 40_000]);
+    for _ in 0..400 {
+        enqueue(&roster, job("C", &payload)).expect("there is room");
+        returns(&roster, &take(&roster, 1, None, 0)[0], &result).expect("it has the lease");
+    }
+    let kept: usize = redis.ask(&["ZCARD", "resque:roster:done:mail"]).parse().expect("a number");
+    assert!((100..400).contains(&kept), "{kept} are kept");
+}
+
+#[test]
+fn a_job_whose_result_cannot_be_listed_is_done_and_leaves_nothing() {
+    let redis = Redis::start(&[]);
+    let roster = connected(&redis, "keep_results = \"10m\"\n");
+    let unique = || NewJob { unique_key: Some("k".into()), ..job("C", "{}") };
+    let id = enqueue(&roster, unique()).expect("there is room");
+    let taken = take(&roster, 1, None, 0);
+    redis.ask(&["SET", "resque:roster:done:mail", "no set"]);
+    returns(&roster, &taken[0], b"3").expect("it has the lease");
+    exception::<NotFound>(found(&roster, id)).expect("its result is not kept");
+    assert_eq!((counts(&roster), redis.ask(&["GET", "resque:stat:processed"])), ([0; 4], "1".to_owned()));
+    assert_ne!(enqueue(&roster, unique()).expect("there is room"), id, "its key is free");
 }
 
 #[test]

@@ -312,7 +312,7 @@ impl Redis {
                 return Err(Refused::NotLeased(id, attempt));
             };
             let (asked, latest) = (Moment::now(), self.link.latest()?);
-            let next = self.with_room(&text, record.after(update, latest, &self.config)).await?;
+            let next = self.with_room(&record.queue, record.after(update, latest, &self.config)).await?;
             let until = match &next {
                 Next::Kept(record) => match record.state {
                     State::Running { until } => Some(until),
@@ -334,21 +334,15 @@ impl Redis {
         Err(Refused::Unavailable(format!("others change job {id} at the same time; try again")))
     }
 
-    /// A result is kept if there is room for it: no report is refused for that.
-    async fn with_room(&self, text: &str, next: Next) -> Result<Next, Failed> {
-        let kept = match next {
-            Next::Kept(kept) if matches!(kept.state, State::Done { .. }) => kept,
-            next => return Ok(next),
-        };
-        let arguments = Arguments::new(&self.keys.0).text(&kept.queue).number(self.config.max_jobs as u64);
-        let lacking: String = self.link.run(&scripts::ROOM, arguments).await?;
-        Ok(match lacking.as_str() {
-            "FULL" => Next::Done,
-            "OOM" if kept.written().len() > text.len() => {
-                Next::Kept(Box::new(kept.without_result("Redis has no memory left")))
-            }
-            _ => Next::Kept(kept),
-        })
+    /// A job that is done is gone, instead of kept for its result, where there is no room for that.
+    async fn with_room(&self, queue: &str, next: Next) -> Result<Next, Failed> {
+        let is_kept_done = matches!(&next, Next::Kept(kept) if matches!(kept.state, State::Done { .. }));
+        if !is_kept_done {
+            return Ok(next);
+        }
+        let arguments = Arguments::new(&self.keys.0).text(queue).number(self.config.max_jobs as u64);
+        let has_room = self.link.run::<u8>(&scripts::ROOM, arguments).await? == 1;
+        Ok(if has_room { next } else { Next::Done })
     }
 
     /// Takes a job from where its record says that it is to its next place, unless somebody else has done so.

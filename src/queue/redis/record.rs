@@ -196,14 +196,13 @@ impl Record {
             ..self.clone()
         };
         Next::Kept(Box::new(match result.len() as u64 > most.as_u64() {
-            true => kept.without_result(&format!("`queue.max_job_bytes` is {most}")),
+            true => kept.without_result(result.len(), &format!("`queue.max_job_bytes` is {most}")),
             false => kept,
         }))
     }
 
     /// It is done all the same.
-    pub(super) fn without_result(self, why: &str) -> Self {
-        let bytes = self.result.trim_end_matches('=').len() * 3 / 4;
+    pub(super) fn without_result(self, bytes: usize, why: &str) -> Self {
         let error = Some(cut(&format!("its result of {bytes} bytes is not kept: {why}")));
         Self { extras: Extras { error, ..self.extras }, result: String::new(), ..self }
     }

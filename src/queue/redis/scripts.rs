@@ -254,17 +254,24 @@ pub(super) static CHANGES: LazyLock<Script> = LazyLock::new(|| {
     Script::new(&[STEP, all].concat())
 });
 
-/// Whether there is room for one more result of a queue: `FULL` where as many are kept as may be, and `OOM` where Redis has no
-/// memory left.
+/// Whether there is room for one more result of a queue: not where as many are kept as may be, or Redis uses 7/8 of the memory
+/// that it may, of which the rest is for jobs.
 pub(super) static ROOM: LazyLock<Script> = LazyLock::new(|| {
     Script::new(
         r"
         local p, q, most = ARGV[1], ARGV[2], tonumber(ARGV[3])
         local kept = redis.pcall('ZCARD', p .. 'roster:done:' .. q)
-        if type(kept) == 'number' and kept >= most then return 'FULL' end
+        -- One of another type would end the step that writes the result in the middle.
+        if type(kept) ~= 'number' or kept >= most then return 0 end
         -- It writes nothing, and is refused as what makes something grow.
         local tried = redis.pcall('SETRANGE', p .. 'roster:room', 0, '')
-        return type(tried) == 'table' and string.find(tried.err, 'OOM', 1, true) and 'OOM' or ''",
+        if type(tried) == 'table' and string.find(tried.err, 'OOM', 1, true) then return 0 end
+        -- Rules may refuse that.
+        local memory = redis.pcall('INFO', 'memory')
+        if type(memory) ~= 'string' then return 1 end
+        local function bytes(name) return tonumber(string.match(memory, name .. ':(%d+)') or 0) end
+        local limit = bytes('maxmemory')
+        return (limit == 0 or bytes('used_memory') < limit * 7 / 8) and 1 or 0",
     )
 });
 
