@@ -607,7 +607,12 @@ fn a_job_whose_result_cannot_be_listed_is_done_and_leaves_nothing() {
     returns(&roster, &taken[0], b"3").expect("it has the lease");
     exception::<NotFound>(found(&roster, id)).expect("its result is not kept");
     assert_eq!((counts(&roster), redis.ask(&["GET", "resque:stat:processed"])), ([0; 4], "1".to_owned()));
-    assert_ne!(enqueue(&roster, unique()).expect("there is room"), id, "its key is free");
+    let next = enqueue(&roster, unique()).expect("there is room");
+    assert_ne!(next, id, "its key is free");
+    redis.ask(&["DEL", "resque:roster:done:mail"]);
+    redis.ask(&["SET", "resque:roster:results", "no set"]);
+    returns(&roster, &take(&roster, 1, None, 0)[0], b"3").expect("it has the lease");
+    exception::<NotFound>(found(&roster, next)).expect("its result is not kept");
 }
 
 #[test]
@@ -640,21 +645,52 @@ fn a_client_of_resque_performs_a_job_whose_result_was_to_be_kept_and_nothing_is_
 }
 
 #[test]
-fn a_mass_of_results_whose_time_is_over_keeps_no_lease_waiting() {
+fn a_mass_of_dead_jobs_whose_time_is_over_keeps_no_lease_waiting() {
     let redis = Redis::start(&[]);
     let roster = connected(&redis, "");
     let id = enqueue(&roster, job("C", "{}")).expect("there is room");
     assert_eq!(take(&roster, 1, 3_000, 0).len(), 1);
-    let fill = r#"local over = '{"queue":"mail","state":{"Done":{"until":1}},"extras":{},"enqueued_at":1,"item":"{}"}'
+    let fill = r#"local over = '{"queue":"mail","state":{"Dead":{"since":1}},"extras":{},"enqueued_at":1,"item":"{}"}'
         for n = 1, 150000 do
             redis.call('HSET', 'resque:roster:jobs', n, over)
-            redis.call('ZADD', 'resque:roster:done:mail', 1, n)
+            redis.call('ZADD', 'resque:roster:dead:mail', 1, n)
             redis.call('ZADD', 'resque:roster:due', 1, n) end"#;
     redis.ask(&["EVAL", fill, "0"]);
     let again = take(&roster, 1, None, 30_000);
     let left = redis.ask(&["ZCARD", "resque:roster:due"]);
     assert_eq!(again.iter().map(|job| (job.id, job.attempt)).collect::<Vec<_>>(), [(id, 2)]);
     assert!(left.parse::<usize>().is_ok_and(|left| left > 1_000), "{left} are left");
+}
+
+#[test]
+fn a_mass_of_results_whose_time_is_over_is_forgotten_by_hundreds_and_keeps_no_lease_waiting() {
+    let redis = Redis::start(&[]);
+    let line = Cutter::to(redis.port());
+    let mut roster = at(&line.url(), "");
+    works(&roster);
+    let id = enqueue(&roster, job("C", "{}")).expect("there is room");
+    assert_eq!(take(&roster, 1, 1_000, 0).len(), 1);
+    roster.kill();
+    let fill = r#"local over = '{"queue":"mail","state":{"Done":{"until":1}},"extras":{},"enqueued_at":1,"item":"{}"}'
+        for n = 1, 40000 do
+            redis.call('HSET', 'resque:roster:jobs', n, over)
+            redis.call('ZADD', 'resque:roster:done:mail', 1, n)
+            redis.call('ZADD', 'resque:roster:results', 1, n .. ':mail') end"#;
+    redis.ask(&["EVAL", fill, "0"]);
+    let ended = "return redis.call('ZRANGE', KEYS[1], 0, 0, 'WITHSCORES')[2] + 3000 < redis.call('TIME')[1] * 1000";
+    eventually("its lease has ended long ago", SOON, || {
+        ensure(redis.ask(&["EVAL", ended, "1", "resque:roster:due"]) == "1", "it lasts")
+    });
+    line.delay("\r\n", Duration::from_millis(10));
+    roster.run();
+    works(&roster);
+    let again = take(&roster, 1, 60_000, 30_000);
+    assert_eq!(again.iter().map(|job| (job.id, job.attempt)).collect::<Vec<_>>(), [(id, 2)]);
+    eventually("they are forgotten", SOON, || {
+        let keys = ["roster:results", "roster:done:mail"].map(|key| redis.ask(&["ZCARD", &format!("resque:{key}")]));
+        let jobs = redis.ask(&["HLEN", "resque:roster:jobs"]);
+        ensure(keys == ["0", "0"] && jobs == "1", format!("{keys:?} {jobs}"))
+    });
 }
 
 #[test]
@@ -1100,7 +1136,7 @@ fn a_queue_without_a_job_makes_room_for_another_one() {
 fn what_others_write_into_keys_that_many_share_stops_nothing_else() {
     let redis = Redis::start(&[]);
     let roster = connected(&redis, "");
-    for key in ["delayed_queue_schedule", "roster:due", "roster:popped"] {
+    for key in ["delayed_queue_schedule", "roster:due", "roster:popped", "roster:results"] {
         redis.ask(&[b"ZADD", format!("resque:{key}").as_bytes(), b"5", b"\xff"]);
     }
     let late =
@@ -1113,8 +1149,9 @@ fn what_others_write_into_keys_that_many_share_stops_nothing_else() {
     redis.ask(&["SET", "resque:roster:running:other", "no set"]);
     eventually("they are looked at", SOON, || {
         let left = redis.ask(&["ZCOUNT", "resque:roster:due", "-inf", "1000"]);
-        let schedule = redis.ask(&["ZCARD", "resque:delayed_queue_schedule"]);
-        ensure(left == "0" && schedule == "0", format!("{left} {schedule}"))
+        let [schedule, results] =
+            ["delayed_queue_schedule", "roster:results"].map(|key| redis.ask(&["ZCARD", &format!("resque:{key}")]));
+        ensure(left == "0" && schedule == "0" && results == "0", format!("{left} {schedule} {results}"))
     });
     redis.ask(&["SET", "resque:delayed_queue_schedule", "no set"]);
     roster.logs("keys=\"delayed_queue_schedule\"");

@@ -41,6 +41,19 @@ impl Keys {
         self.key("roster:due")
     }
 
+    /// When the result of a job of a queue is to be forgotten, many at once (`scripts::FORGET`): `ID:QUEUE`.
+    pub(super) fn results(&self) -> String {
+        self.key("roster:results")
+    }
+
+    /// Where it is kept when something is to be done with a record, and by which member.
+    fn due_of(&self, id: JobId, record: &Record) -> (String, String) {
+        match record.state {
+            State::Done { .. } => (self.results(), format!("{id}:{}", record.queue)),
+            _ => (self.due(), id.to_string()),
+        }
+    }
+
     /// Which delayed job is which element of a scheduler's list (`schedule`).
     pub(super) fn scheduled(&self) -> String {
         self.key("roster:scheduled")
@@ -160,14 +173,19 @@ impl<'k> Step<'k> {
     /// Keeps a record, and looks at it again when `due` has come.
     pub(super) fn keep(self, id: JobId, record: &Record, due: u64) -> Self {
         let (state, at) = place(record.state);
-        let (jobs, all_due, of_state) = (self.keys.jobs(), self.keys.due(), self.keys.state(state, &record.queue));
+        let (jobs, of_state) = (self.keys.jobs(), self.keys.state(state, &record.queue));
+        let (all_due, member) = self.keys.due_of(id, record);
         let id = id.to_string();
-        self.then(["HSET", &jobs, &id, &record.written()]).then(["ZADD", &of_state, &at.to_string(), &id]).then([
-            "ZADD",
-            &all_due,
-            &due.to_string(),
-            &id,
-        ])
+        let step = self.then(["HSET", &jobs, &id, &record.written()]).then(["ZADD", &of_state, &at.to_string(), &id]);
+        let step = step.then(["ZADD", &all_due, &due.to_string(), &member]);
+        match record.state {
+            // It was there while it ran.
+            State::Done { .. } => {
+                let before = step.keys.due();
+                step.then(["ZREM", &before, &id])
+            }
+            _ => step,
+        }
     }
 
     /// Takes a record from where its state has it.
@@ -191,9 +209,9 @@ impl<'k> Step<'k> {
     }
 
     pub(super) fn forget(self, id: JobId, record: &Record) -> Self {
-        let (jobs, due, marks) = (self.keys.jobs(), self.keys.due(), self.keys.scheduled());
+        let (jobs, (due, member), marks) = (self.keys.jobs(), self.keys.due_of(id, record), self.keys.scheduled());
         let number = id.to_string();
-        let step = self.unplace(id, record).then(["ZREM", &due, &number]).then(["HDEL", &jobs, &number]);
+        let step = self.unplace(id, record).then(["ZREM", &due, &member]).then(["HDEL", &jobs, &number]);
         let Some(second) = record.scheduled else { return step };
         step.then(["UNMARK", &marks, &second.to_string(), &record.item, &number])
     }

@@ -260,9 +260,9 @@ pub(super) static ROOM: LazyLock<Script> = LazyLock::new(|| {
     Script::new(
         r"
         local p, q, most = ARGV[1], ARGV[2], tonumber(ARGV[3])
-        local kept = redis.pcall('ZCARD', p .. 'roster:done:' .. q)
+        local kept, all = redis.pcall('ZCARD', p .. 'roster:done:' .. q), redis.pcall('ZCARD', p .. 'roster:results')
         -- One of another type would end the step that writes the result in the middle.
-        if type(kept) ~= 'number' or kept >= most then return 0 end
+        if type(kept) ~= 'number' or type(all) ~= 'number' or kept >= most then return 0 end
         -- It writes nothing, and is refused as what makes something grow.
         local tried = redis.pcall('SETRANGE', p .. 'roster:room', 0, '')
         if type(tried) == 'table' and string.find(tried.err, 'OOM', 1, true) then return 0 end
@@ -272,6 +272,25 @@ pub(super) static ROOM: LazyLock<Script> = LazyLock::new(|| {
         local function bytes(name) return tonumber(string.match(memory, name .. ':(%d+)') or 0) end
         local limit = bytes('maxmemory')
         return (limit == 0 or bytes('used_memory') < limit * 7 / 8) and 1 or 0",
+    )
+});
+
+/// Forgets jobs that are kept for results whose time is over: how many.
+pub(super) static FORGET: LazyLock<Script> = LazyLock::new(|| {
+    Script::new(
+        r"
+        local p, now, most = unpack(ARGV)
+        local results = p .. 'roster:results'
+        local over = redis.call('ZRANGEBYSCORE', results, '-inf', now, 'LIMIT', 0, most)
+        for _, member in ipairs(over) do
+            local id, q = string.match(member, '^(%d+):(.*)$')
+            if id then
+                redis.call('HDEL', p .. 'roster:jobs', id)
+                redis.pcall('ZREM', p .. 'roster:done:' .. q, id)
+            end
+            redis.call('ZREM', results, member)
+        end
+        return #over",
     )
 });
 

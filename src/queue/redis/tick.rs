@@ -19,6 +19,9 @@ use super::{Redis, TICK, scripts};
 pub(super) const BATCH: u64 = 100;
 const ROUNDS: usize = 50;
 
+/// So many results are forgotten in one step of Redis.
+const FORGOTTEN: u64 = 1_000;
+
 /// What has become due within so many ms is looked at besides what waits for longest.
 const LATELY: u64 = 2_000;
 
@@ -46,14 +49,16 @@ impl Redis {
         for _ in 0..ROUNDS {
             let moved = self.passes_over("delayed_queue_schedule", self.move_scheduled(now).await)?.unwrap_or(0);
             let strays = self.passes_over("roster:scheduled", self.forget_strays(now).await)?.unwrap_or(0);
+            let forgotten =
+                self.passes_over("roster:results or roster:jobs", self.forget_results(now).await)?.unwrap_or(0);
             let is_over =
                 self.passes_over("roster:due or roster:jobs", self.look_at_due("-inf", now).await)?.unwrap_or(true);
             if !is_over {
-                // A mass of results whose time was over before keeps no lease waiting.
+                // A mass of dead jobs whose time was over before keeps no lease waiting.
                 let lately = now.saturating_sub(LATELY).to_string();
                 self.passes_over("roster:due or roster:jobs", self.look_at_due(&lately, now).await)?;
             }
-            if moved == 0 && strays == 0 && is_over {
+            if moved == 0 && strays == 0 && forgotten == 0 && is_over {
                 return Ok(true);
             }
             // Who waits is looked after between ticks.
@@ -87,6 +92,11 @@ impl Redis {
             }
         }
         Ok(())
+    }
+
+    async fn forget_results(&self, now: u64) -> Result<u64, Failed> {
+        let arguments = Arguments::new(&self.keys.0).number(now).number(FORGOTTEN);
+        self.link.run(&scripts::FORGET, arguments).await
     }
 
     /// Looks at records whose moment has come since then. Whether there are none.
