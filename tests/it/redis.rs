@@ -632,6 +632,63 @@ fn a_result_that_is_reported_while_redis_is_away_is_kept_when_it_is_back() {
 }
 
 #[test]
+fn results_that_wait_for_redis_are_bounded_and_a_job_whose_result_has_no_room_is_done_and_says_so() {
+    let mut redis = Redis::start(&["--appendonly", "yes", "--appendfsync", "always"]);
+    let roster = connected(&redis, "max_job_bytes = \"512KiB\"\nkeep_results = \"10m\"\n");
+    let ids: Vec<i64> = (0..40).map(|_| enqueue(&roster, job("C", "{}")).expect("there is room")).collect();
+    let taken = take(&roster, 40, 60_000, 0);
+    redis.kill();
+    let report = |job: &Job, result: &[u8]| {
+        let kept: Overloaded = exception(returns(&roster, job, result)).expect("Redis is away");
+        assert!(kept.message.contains("is kept"), "{}", kept.message);
+        kept.message.contains("without its result")
+    };
+    let large = vec![b'x'; 500_000];
+    let of_all = || taken.iter().filter(|job| report(job, &large)).count();
+    assert_eq!((of_all(), of_all()), (40 - 33, 40 - 33), "33 of them have 16 MiB, however often they are reported");
+    assert!(!taken.iter().any(|job| report(job, b"3")), "there is room again");
+    let left_out = of_all();
+    redis.run();
+    works(&roster);
+    let mut without = 0;
+    for id in ids {
+        let done = eventually("it is done", SOON, || {
+            let job = found(&roster, id).map_err(|error| format!("{error:?}"))?;
+            ensure(job.state == JobState::DONE, format!("{:?}", job.state)).map(|()| job)
+        });
+        if done.result.is_none_or(|result| result != large) {
+            let why = done.error.unwrap_or_default();
+            assert!(why.starts_with("its result of 500000 bytes is not kept: the sidecar keeps"), "{why}");
+            without += 1;
+        }
+    }
+    assert_eq!(without, left_out);
+}
+
+#[test]
+fn reports_that_were_kept_are_written_many_at_a_time() {
+    let mut redis = Redis::start(&["--appendonly", "yes", "--appendfsync", "always"]);
+    let roster = connected(&redis, "keep_results = \"10m\"\n");
+    for _ in 0..200 {
+        enqueue(&roster, job("C", "{}")).expect("there is room");
+    }
+    let taken = take(&roster, 200, 60_000, 0);
+    redis.kill();
+    for job in &taken {
+        exception::<Overloaded>(returns(&roster, job, b"3")).expect("Redis is away");
+    }
+    redis.run();
+    works(&roster);
+    let stats = eventually("they are written", SOON, || {
+        let processed = redis.ask(&["GET", "resque:stat:processed"]);
+        ensure(processed == "200", processed)?;
+        Ok::<_, String>(redis.ask(&["INFO", "stats"]))
+    });
+    let reads = stats.lines().find_map(|line| line.strip_prefix("total_reads_processed:")?.parse::<usize>().ok());
+    assert!(reads.is_some_and(|reads| reads < 300), "{reads:?} reads");
+}
+
+#[test]
 fn a_client_of_resque_performs_a_job_whose_result_was_to_be_kept_and_nothing_is_left_of_it() {
     let redis = Redis::start(&[]);
     let roster = connected(&redis, "");

@@ -5,7 +5,9 @@ use std::sync::{Arc, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use futures::future::{BoxFuture, join_all};
+use futures::stream::{self, StreamExt};
 use redis::Value;
+use tokio::sync::OwnedSemaphorePermit;
 
 use super::super::Place;
 use super::super::attempt::{Most, Update};
@@ -14,7 +16,7 @@ use super::super::handed::{Back, Handed};
 use super::super::job::{Job, JobId, MAX_TIMEOUT, Progress, State, lease_ms};
 use super::keys::Step;
 use super::link::{Arguments, Failed, TIMEOUT};
-use super::record::{Next, Record};
+use super::record::{Next, Record, cut};
 use super::refusals::Write;
 use super::resque::{self, Extras, Item};
 use super::{Redis, no_matter, scripts};
@@ -29,6 +31,13 @@ const MAX_BYTES: usize = 8 << 20;
 /// How often a change is tried again that others come before.
 const MAX_TRIES: usize = 8;
 
+/// So many bytes of results are kept while Redis is away,
+pub(super) const MAX_KEPT_RESULTS: usize = 16 << 20;
+const TOO_MANY_RESULTS: &str = "the sidecar keeps 16 MiB of results while Redis is away";
+
+/// and so many reports are written at once when it is back.
+const REPORTS_AT_ONCE: usize = 16;
+
 /// The leases that this sidecar has handed out.
 pub(super) type Leases = HashMap<JobId, Lease>;
 
@@ -39,9 +48,17 @@ pub(super) struct Lease {
     until: Moment,
     queue: String,
     user: Option<u32>,
-    /// What became of it, while Redis is away.
-    report: Option<Update>,
+    report: Option<Report>,
     pub(super) progress: Option<Progress>,
+}
+
+/// What became of a job, while Redis is away.
+#[derive(Debug)]
+struct Report {
+    update: Update,
+    /// How many bytes its result has, where there is no room for that.
+    left_out: Option<usize>,
+    _room: Option<OwnedSemaphorePermit>,
 }
 
 impl Redis {
@@ -186,7 +203,7 @@ impl Redis {
         };
         let lacking = jobs.iter().filter(|job| !is_whole(job));
         let again = |job: &Job| Update::Touch { lease: Some(whole(job) + TIMEOUT) };
-        join_all(lacking.map(|job| async { self.write(job.id, job.attempt, &again(job)).await })).await;
+        join_all(lacking.map(|job| async { self.write(job.id, job.attempt, &again(job), None).await })).await;
         let (jobs, lacking): (Vec<_>, Vec<_>) = jobs.into_iter().partition(is_whole);
         if !lacking.is_empty() {
             self.clone().give_back_later(lacking.iter().map(|job| (job.id, job.attempt)).collect());
@@ -282,15 +299,19 @@ impl Redis {
     }
 
     async fn write_or_keep(&self, id: JobId, attempt: u32, update: Update) -> Result<Option<u64>, Refused> {
-        match self.write(id, attempt, &update).await {
+        match self.write(id, attempt, &update, None).await {
             Err(Refused::Unavailable(why)) if !matches!(update, Update::Touch { .. }) => {
                 let mut leases = self.leases();
                 let Some(lease) = leases.get_mut(&id).filter(|lease| lease.attempt == attempt) else {
                     return Err(Refused::Unavailable(why));
                 };
-                lease.report = Some(update);
+                // Its room is free again.
+                lease.report = None;
+                let report = self.report_of(update);
+                let without = if report.left_out.is_some() { " without its result" } else { "" };
+                lease.report = Some(report);
                 Err(Refused::Unavailable(format!(
-                    "{why}; what became of job {id} is kept, and written if Redis is back before \
+                    "{why}; what became of job {id} is kept{without}, and written if Redis is back before \
                     its lease has ended"
                 )))
             }
@@ -298,8 +319,31 @@ impl Redis {
         }
     }
 
+    fn report_of(&self, update: Update) -> Report {
+        let update = match update {
+            Update::Fail { error } => Update::Fail { error: cut(&error) },
+            Update::Bury { error } => Update::Bury { error: cut(&error) },
+            Update::Return { result } => {
+                let bytes = result.len();
+                let room = self.room_for_results.clone();
+                return match room.try_acquire_many_owned(bytes.try_into().unwrap_or(u32::MAX)) {
+                    Ok(room) => Report { update: Update::Return { result }, left_out: None, _room: Some(room) },
+                    Err(_) => Report { update: Update::Done, left_out: Some(bytes), _room: None },
+                };
+            }
+            update => update,
+        };
+        Report { update, left_out: None, _room: None }
+    }
+
     /// Until when the lease lasts, if it does.
-    async fn write(&self, id: JobId, attempt: u32, update: &Update) -> Result<Option<u64>, Refused> {
+    async fn write(
+        &self,
+        id: JobId,
+        attempt: u32,
+        update: &Update,
+        left_out: Option<usize>,
+    ) -> Result<Option<u64>, Refused> {
         for _ in 0..MAX_TRIES {
             let now = self.link.now()?;
             let text = self.record_of(id).await?;
@@ -312,7 +356,11 @@ impl Redis {
                 return Err(Refused::NotLeased(id, attempt));
             };
             let (asked, latest) = (Moment::now(), self.link.latest()?);
-            let next = self.with_room(&record.queue, record.after(update, latest, &self.config)).await?;
+            let next = match (record.after(update, latest, &self.config), left_out) {
+                (Next::Kept(done), Some(bytes)) => Next::Kept(Box::new(done.without_result(bytes, TOO_MANY_RESULTS))),
+                (next, _) => next,
+            };
+            let next = self.with_room(&record.queue, next).await?;
             let until = match &next {
                 Next::Kept(record) => match record.state {
                     State::Running { until } => Some(until),
@@ -390,21 +438,24 @@ impl Redis {
 
     /// Writes what could not be written, and forgets leases that are over.
     pub(super) async fn repeat_reports(&self) -> Result<(), Failed> {
-        let reports: Vec<(JobId, u32, Update)> = {
-            let leases = self.leases();
-            leases.iter().filter_map(|(id, it)| Some((*id, it.attempt, it.report.clone()?))).collect()
-        };
-        for (id, attempt, update) in reports {
-            match self.write(id, attempt, &update).await {
-                Err(Refused::Unavailable(why)) => tracing::debug!(id, why, "a report is still kept"),
-                Err(_) => {
-                    tracing::warn!(id, attempt, "what became of a job is written already, or its lease has ended")
-                }
-                Ok(_) => {}
-            }
-        }
+        let kept: Vec<JobId> =
+            self.leases().iter().filter(|(_, lease)| lease.report.is_some()).map(|(id, _)| *id).collect();
+        stream::iter(kept).for_each_concurrent(REPORTS_AT_ONCE, |id| self.repeat_report(id)).await;
         self.leases().retain(|_, lease| lease.until > Moment::now());
         Ok(())
+    }
+
+    async fn repeat_report(&self, id: JobId) {
+        let report = self.leases().get(&id).and_then(|lease| {
+            let report = lease.report.as_ref()?;
+            Some((lease.attempt, report.update.clone(), report.left_out))
+        });
+        let Some((attempt, update, left_out)) = report else { return };
+        match self.write(id, attempt, &update, left_out).await {
+            Err(Refused::Unavailable(why)) => tracing::debug!(id, why, "a report is still kept"),
+            Err(_) => tracing::warn!(id, attempt, "what became of a job is written already, or its lease has ended"),
+            Ok(_) => {}
+        }
     }
 
     /// There may be jobs of this queue.

@@ -35,10 +35,10 @@ use arc_swap::ArcSwapOption;
 use futures::future::BoxFuture;
 use futures::stream::{FuturesUnordered, StreamExt};
 use redis::aio::MultiplexedConnection;
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 
-use self::attempt::Leases;
+use self::attempt::{Leases, MAX_KEPT_RESULTS};
 use self::buffer::Buffer;
 use self::keys::{Keys, Step};
 use self::link::{Arguments, Failed, Lack, Link, TIMEOUT};
@@ -76,6 +76,8 @@ pub(super) struct Redis {
     known: Arc<Known>,
     works: mpsc::UnboundedSender<Work>,
     leases: Mutex<Leases>,
+    /// For bytes of results that wait for Redis.
+    room_for_results: Arc<Semaphore>,
     /// What may have been handed out, to nobody: the answer that says so was lost.
     unheard: Mutex<Vec<(JobId, Record)>>,
     /// Where jobs are enqueued while Redis is away. None: they are refused.
@@ -124,6 +126,7 @@ impl Redis {
             known,
             works,
             leases: Mutex::default(),
+            room_for_results: Arc::new(Semaphore::new(MAX_KEPT_RESULTS)),
             unheard: Mutex::default(),
             buffer,
             arrived: Mutex::default(),

@@ -220,7 +220,7 @@ impl Record {
     }
 }
 
-fn cut(error: &str) -> String {
+pub(super) fn cut(error: &str) -> String {
     shortened(error, MAX_ERROR).into_owned()
 }
 
