@@ -151,10 +151,13 @@ impl Recurrences {
         std::mem::take(&mut self.has_changed).then(|| self.all.iter().map(|it| it.shown.clone()).collect())
     }
 
-    /// Those for which there may be something to do.
+    /// Those for which there may be something to do. The one that has waited for longest comes first: where there is no time
+    /// for all, those that are refused again and again keep no other one waiting.
     pub(super) fn due(&mut self, now: u64) -> impl Iterator<Item = &mut Recurrence> {
-        self.has_changed |= self.all.iter().any(|it| it.is_due(now));
-        self.all.iter_mut().filter(move |it| it.is_due(now))
+        let mut due: Vec<_> = self.all.iter_mut().filter(|it| it.is_due(now)).collect();
+        self.has_changed |= !due.is_empty();
+        due.sort_by_key(|it| it.look);
+        due.into_iter()
     }
 }
 

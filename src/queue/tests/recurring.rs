@@ -245,6 +245,19 @@ fn a_queue_that_is_full_is_told_and_tried_again_as_long_as_the_next_one_is_not_d
 }
 
 #[test]
+fn those_that_are_refused_again_and_again_keep_no_other_one_from_its_turn() {
+    let named = |name: &str| Recurring { name: name.into(), ..recurring("*/5 * * * *", Missed::Once) };
+    let (mut recurrences, mut looked_at) = (Recurrences::new(&["a", "b", "c"].map(named)), BTreeSet::new());
+    // There is time for one, and when it is over that one is tried again.
+    for now in [NOON, NOON + 5_000, NOON + 10_000] {
+        let it = recurrences.due(now).next().expect("all are due");
+        looked_at.insert(it.shown().name.clone());
+        it.wait(Some(NOON), now, "the queue is full".into());
+    }
+    assert_eq!(looked_at.len(), 3);
+}
+
+#[test]
 fn another_schedule_begins_anew_as_does_one_whose_entry_is_damaged_or_was_removed() {
     let (mut queue, mut recurrences) = fixture("*/5 * * * *", Missed::All);
     queue.recur(&mut recurrences);
