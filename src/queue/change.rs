@@ -238,10 +238,21 @@ impl Change<'_, '_> {
     /// Takes a job from its place to another one.
     pub(super) fn moved(&mut self, id: JobId, from: &Head, to: &Head) -> Result<(), EngineError> {
         if !matches!(to.state, State::Running { .. }) {
-            self.book.progress.remove(&id);
+            self.end_attempt(id, from)?;
         }
         self.unplace(id, from)?;
         self.place(id, to)
+    }
+
+    /// If a job runs, it does not any more: those that were passed over for its key may begin.
+    fn end_attempt(&mut self, id: JobId, head: &Head) -> Result<(), EngineError> {
+        self.book.progress.remove(&id);
+        if matches!(head.state, State::Running { .. }) && head.limit_key.is_some() {
+            let now = self.now.uptime;
+            let queue = self.book.queue(head.queue)?;
+            queue.passed_until = queue.passed_until.min(now);
+        }
+        Ok(())
     }
 
     pub(super) fn place(&mut self, id: JobId, head: &Head) -> Result<(), EngineError> {
@@ -270,7 +281,7 @@ impl Change<'_, '_> {
     }
 
     pub(super) fn remove(&mut self, id: JobId, head: &Head) -> Result<(), EngineError> {
-        self.book.progress.remove(&id);
+        self.end_attempt(id, head)?;
         self.unplace(id, head)?;
         self.free_key(id, head)?;
         self.txn.delete(&keys::job(id))?;

@@ -222,8 +222,12 @@ impl Change<'_, '_> {
         Ok(None)
     }
 
-    /// How many of the jobs that wait in a queue a limit holds back: all, or as many as the last look passed over.
+    /// How many of the jobs that wait in a queue a limit holds back: all, or as many as the last look passed over. What waits
+    /// in a queue that is paused waits for that.
     pub(super) fn limited(&self, queue: &Queue) -> u64 {
+        if queue.counts.is_paused {
+            return 0;
+        }
         let (limit, now) = (self.config.limit_of(&queue.name, false), self.now.uptime);
         let holds = |limit: &Limit| limit.opens_at(queue.counts.running, queue.full_at, now).is_some();
         match limit.is_some_and(holds) {

@@ -140,6 +140,24 @@ fn how_many_a_limit_holds_back_is_known_until_one_of_them_may_begin() {
 }
 
 #[test]
+fn nothing_waits_for_a_key_that_is_free_or_in_a_queue_that_is_paused() {
+    let mut queue = Fixture::new(limits("[[limit]]\nqueue = 'mail'\nconcurrency = 1\nkey = true"));
+    for name in ["a1", "a2", "a3"] {
+        queue.enqueue(keyed("mail", name, "a"));
+    }
+    let running = queue.taken(&["mail"]).pop().expect("one may begin");
+    assert_eq!(queue.overview("mail").limited, 2);
+    queue.change(|change| change.control("mail", Control::Pause)).expect("a queue");
+    assert_eq!(queue.overview("mail").limited, 0, "they wait for the end of the pause");
+    queue.change(|change| change.control("mail", Control::Resume)).expect("a queue");
+    queue.now += 1_000;
+    assert_eq!(queue.overview("mail").limited, 2, "it still runs");
+    queue.update(&running, Update::Done).expect("it has the lease");
+    queue.now += 1_000;
+    assert_eq!(queue.overview("mail").limited, 0, "one may begin, and nobody wants it");
+}
+
+#[test]
 fn behind_very_many_that_wait_for_their_key_nothing_is_looked_for() {
     let mut queue = Fixture::new(limits("[[limit]]\nqueue = 'mail'\nconcurrency = 1\nkey = true"));
     let many = vec![keyed("mail", "a", "a"); 1_000];
