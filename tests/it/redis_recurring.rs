@@ -119,6 +119,30 @@ fn a_time_at_which_redis_was_away_is_missed_for_all_and_is_in_no_buffer() {
 }
 
 #[test]
+fn what_is_made_up_for_all_comes_and_keeps_no_other_job_waiting() {
+    let redis = Redis::start(&[]);
+    let line = Cutter::to(redis.port());
+    let roster = at(&line, &DIGEST.replace("once", "all"));
+    let next = due(&roster);
+    let delayed = NewJob { delay_ms: Some(HOUR), ..job("other") };
+    roster.client().enqueue(EnqueueRequest { jobs: vec![delayed] }).expect("there is room");
+    line.delay("digest", Duration::from_millis(200));
+    line.set_clock(next + 20 * 366 * 24 * HOUR);
+    eventually("the other job becomes due", SOON, || ensure(waiting(&redis, "other") == "1", "it is delayed"));
+    let come: usize = waiting(&redis, "mail").parse().expect("a number");
+    assert!(come < 21, "all were made up for before");
+    eventually("each comes", SOON, || {
+        let come = waiting(&redis, "mail");
+        ensure(come == "21", format!("{come} have come"))
+    });
+    eventually("the next one is due", SOON, || {
+        let it = recurs(&roster, 0)?;
+        ensure(it.next_at > it.last_at && it.trouble.is_none(), format!("{it:?}"))
+    });
+    assert_eq!(waiting(&redis, "mail"), "21", "none comes again");
+}
+
+#[test]
 fn a_queue_in_redis_that_is_full_is_told_and_has_the_job_once_when_there_is_room() {
     let redis = Redis::start(&[]);
     let line = Cutter::to(redis.port());

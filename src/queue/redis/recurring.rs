@@ -43,7 +43,7 @@ impl Redis {
         let mut recurrences = self.recurrences.lock().await;
         let (now, until) = (self.link.now()?, Instant::now() + TICK);
         for it in recurrences.due(now) {
-            match self.recur_one(it, now).await {
+            match self.recur_one(it, now, until).await {
                 // It keeps no other one waiting, and nothing else from being done.
                 Err(failed) if failed.is_of_a_key => {
                     let why = format!("{:?} of Redis at {} is no hash", self.keys.recurring(), self.link.server);
@@ -62,7 +62,8 @@ impl Redis {
         Ok(())
     }
 
-    async fn recur_one(&self, it: &mut Recurrence, now: u64) -> Result<(), Failed> {
+    /// Does what is due of one. Where there is no time for all that it makes up for, the rest comes in the next ticks.
+    async fn recur_one(&self, it: &mut Recurrence, now: u64, until: Instant) -> Result<(), Failed> {
         let shown = it.shown();
         let (key, field) = (self.keys.recurring(), field_of(&shown.name, &shown.schedule, &shown.time_zone));
         'again: for _ in 0..MAX_TRIES {
@@ -72,7 +73,10 @@ impl Redis {
                 return Ok(());
             }
             let mut before = text.unwrap_or_default();
-            for todo in it.decide(read(&before), now) {
+            for (nth, todo) in it.decide(read(&before), now).into_iter().enumerate() {
+                if nth > 0 && Instant::now() >= until {
+                    return Ok(());
+                }
                 let settled = match self.carry_out(it, todo, &field, &before).await {
                     Ok(Some(settled)) => settled,
                     Ok(None) => continue 'again,
