@@ -170,11 +170,20 @@ fn what_is_wrong_with_what_is_settled_in_redis_is_told_and_stops_nothing_else() 
     let redis = Redis::start(&[]);
     redis.ask(&["SET", "resque:roster:recurring", "no hash"]);
     let line = Cutter::to(redis.port());
-    let roster = at(&line, DIGEST);
-    eventually("it is told", SOON, || {
-        let trouble = recurs(&roster, 0)?.trouble.unwrap_or_default();
-        ensure(trouble.contains(r#""resque:roster:recurring" of Redis"#) && trouble.ends_with("is no hash"), trouble)
-    });
+    let roster = at(&line, &[DIGEST, &DIGEST.replace("'digest'", "'second'")].concat());
+    for nth in 0..2 {
+        eventually("it is told", SOON, || {
+            let trouble = recurs(&roster, nth)?.trouble.unwrap_or_default();
+            ensure(
+                trouble.contains(r#""resque:roster:recurring" of Redis"#) && trouble.ends_with("is no hash"),
+                trouble,
+            )
+        });
+    }
+    roster.logs("it is not known which recurring jobs are due");
+    let log = roster.log();
+    assert_eq!(log.matches("recurring jobs are due").count(), 1, "one line for all: {log}");
+    assert!(!log.contains("is due and not enqueued yet"), "nobody knows that: {log}");
     let delayed = NewJob { delay_ms: Some(1), ..job("other") };
     roster.client().enqueue(EnqueueRequest { jobs: vec![delayed] }).expect("there is room");
     eventually("other jobs become due", SOON, || ensure(waiting(&redis, "other") == "1", "it is delayed"));

@@ -56,6 +56,8 @@ pub(super) struct Recurrences {
     /// Whether the file has nothing of others.
     is_clean: bool,
     has_changed: bool,
+    /// Why it was not known at the last look which are due.
+    unknown: Option<String>,
 }
 
 #[derive(Debug)]
@@ -132,7 +134,7 @@ impl Settled {
 impl Recurrences {
     pub(super) fn new(configured: &[Recurring]) -> Self {
         let all = configured.iter().filter_map(|config| Some(Recurrence::new(config, config.schedule.clone()?)));
-        Self { all: all.collect(), is_clean: false, has_changed: true }
+        Self { all: all.collect(), is_clean: false, has_changed: true, unknown: None }
     }
 
     /// What is remembered may not be what is written.
@@ -149,6 +151,14 @@ impl Recurrences {
     /// All of them, if any has changed since.
     pub(super) fn told(&mut self) -> Option<Vec<Recurs>> {
         std::mem::take(&mut self.has_changed).then(|| self.all.iter().map(|it| it.shown.clone()).collect())
+    }
+
+    /// Notes why it is not known which are due, if it is not: the log has one line for all.
+    pub(super) fn note_unknown(&mut self, unknown: Option<String>) {
+        if let Some(why) = unknown.as_deref().filter(|why| self.unknown.as_deref() != Some(*why)) {
+            tracing::warn!(error = why, "it is not known which recurring jobs are due");
+        }
+        self.unknown = unknown;
     }
 
     /// Those for which there may be something to do. The one that has waited for longest comes first: where there is no time
@@ -251,7 +261,7 @@ impl Recurrence {
 
     /// It is tried again, as long as no later one is due. None: it is not known which one is.
     pub(super) fn wait(&mut self, slot: Option<u64>, now: u64, why: String) {
-        if self.shown.trouble.as_ref() != Some(&why) {
+        if slot.is_some() && self.shown.trouble.as_ref() != Some(&why) {
             tracing::warn!(recurring = self.config.name, error = why, "a recurring job is due and not enqueued yet");
         }
         self.shown.next = slot.or(self.shown.next);

@@ -42,15 +42,20 @@ impl Redis {
     pub(super) async fn recur(&self) -> Result<(), Failed> {
         let mut recurrences = self.recurrences.lock().await;
         let (now, until) = (self.link.now()?, Instant::now() + TICK);
+        let mut unknown = None;
         for it in recurrences.due(now) {
-            match self.recur_one(it, now, until).await {
+            let why = match self.recur_one(it, now, until).await {
+                Ok(()) => None,
                 // It keeps no other one waiting, and nothing else from being done.
                 Err(failed) if failed.is_of_a_key => {
-                    let why = format!("{:?} of Redis at {} is no hash", self.keys.recurring(), self.link.server);
-                    it.wait(None, now, why);
+                    Some(format!("{:?} of Redis at {} is no hash", self.keys.recurring(), self.link.server))
                 }
-                Err(failed) if failed.is_refused => it.wait(None, now, failed.to_string()),
-                done => done?,
+                Err(failed) if failed.is_refused => Some(failed.to_string()),
+                Err(failed) => return Err(failed),
+            };
+            if let Some(why) = why {
+                it.wait(None, now, why.clone());
+                unknown = Some(why);
             }
             if Instant::now() >= until {
                 break;
@@ -58,6 +63,7 @@ impl Redis {
         }
         if let Some(told) = recurrences.told() {
             self.known.recurring.store(Arc::new(told));
+            recurrences.note_unknown(unknown);
         }
         Ok(())
     }
@@ -80,7 +86,9 @@ impl Redis {
                 let settled = match self.carry_out(it, todo, &field, &before).await {
                     Ok(Some(settled)) => settled,
                     Ok(None) => continue 'again,
-                    Err(NotEnqueued::Failed(failed)) if !failed.is_refused => return Err(failed),
+                    Err(NotEnqueued::Failed(failed)) if !failed.is_refused || todo.slot().is_none() => {
+                        return Err(failed);
+                    }
                     Err(why) => {
                         it.wait(todo.slot(), now, why.to_string());
                         return Ok(());
