@@ -227,7 +227,26 @@ fn a_folder_that_moves_to_redis_goes_on_there_from_where_it_was() {
     roster.kill();
     roster.configure("[queue]\n", &format!("[queue]\nbackend = '{}'\nbuffer = true\n", line.url()));
     line.set_clock(next + HOUR);
+    redis.ask(&["SET", "resque:roster:recurring", "no hash"]);
     roster.run();
+    eventually("it is told", SOON, || {
+        let trouble = recurs(&roster, 0)?.trouble.unwrap_or_default();
+        ensure(trouble.ends_with("is no hash"), trouble)
+    });
+    let delayed = NewJob { delay_ms: Some(1), ..job("other") };
+    roster.client().enqueue(EnqueueRequest { jobs: vec![delayed] }).expect("there is room");
+    eventually("other jobs become due", SOON, || ensure(waiting(&redis, "other") == "1", "it is delayed"));
+    redis.ask(&["ACL", "SETUSER", "default", "-hset"]);
+    redis.ask(&["DEL", "resque:roster:recurring"]);
+    eventually("it is told", SOON, || {
+        let trouble = recurs(&roster, 0)?.trouble.unwrap_or_default();
+        let is_told = trouble.contains("is not in Redis yet") && trouble.contains("its rules refuse that");
+        ensure(is_told, trouble)
+    });
+    let log = roster.log();
+    let opened = log.lines().filter(|line| line.contains("the queues are open") && line.contains("server"));
+    assert_eq!(opened.count(), 1, "the connection goes on: {log}");
+    redis.ask(&["ACL", "SETUSER", "default", "+hset"]);
     has_come(&roster, next);
     assert_eq!(waiting(&redis, "mail"), "1");
     roster.stop();

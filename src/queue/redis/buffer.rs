@@ -38,7 +38,7 @@ use crate::task::Tasks;
 const BATCH: usize = 100;
 const BATCH_BYTES: usize = 1 << 20;
 
-/// How long none of a queue are delivered after Redis has refused that.
+/// How long none of a queue are delivered after Redis has refused that, nor what was settled of recurring jobs.
 const REFUSED_DELAY: Duration = Duration::from_secs(1);
 
 /// Why a job of a folder that was no buffer is dead in Redis.
@@ -79,6 +79,8 @@ pub(super) struct Buffer {
     pub(super) delivery: tokio::sync::Mutex<()>,
     /// Queues whose jobs Redis refuses: until when none are delivered, and why.
     refused: Mutex<BTreeMap<String, (Instant, String)>>,
+    /// Where what was settled of recurring jobs is not handed over: until when it is not tried again, and why.
+    kept_settled: Mutex<Option<(Instant, String)>>,
     /// There while a look that was given up waits for the disk yet: then no other one is begun.
     given_up: Mutex<Weak<()>>,
 }
@@ -106,8 +108,8 @@ impl Buffer {
         let stop = tasks.stop_signal();
         tasks.thread("the buffer", move |_| async move { keeper.run(&stop).await })?;
         let disk = Disk { asks, known };
-        let (delivery, refused, given_up) = Default::default();
-        Ok(Self { disk, counts: Arc::default(), delivery, refused, given_up })
+        let (delivery, refused, kept_settled, given_up) = Default::default();
+        Ok(Self { disk, counts: Arc::default(), delivery, refused, kept_settled, given_up })
     }
 
     /// What is wrong with the store, or why Redis does not take what is in it, for one who sees these queues.
@@ -158,13 +160,29 @@ impl Buffer {
         .await
     }
 
-    /// What was settled of recurring jobs before the folder was a buffer, and Redis is yet to know.
+    /// What was settled of recurring jobs before the folder was a buffer, and Redis is to know now.
     pub(super) fn settled(&self) -> Vec<(String, Settled)> {
+        if lock(&self.kept_settled).as_ref().is_some_and(|(until, _)| *until > Instant::now()) {
+            return Vec::new();
+        }
         lock(&self.counts).as_ref().map_or_else(Vec::new, |counts| counts.settled.clone())
     }
 
-    pub(super) fn may_have_settled(&self) -> bool {
-        lock(&self.counts).as_ref().is_none_or(|counts| !counts.settled.is_empty())
+    /// Why Redis may not know yet what the folder says of recurring jobs. None: it knows.
+    pub(super) fn keeps_settled(&self) -> Option<String> {
+        match &*lock(&self.counts) {
+            None => Some("the folder of the buffer is not read yet".to_owned()),
+            Some(counts) if counts.settled.is_empty() => None,
+            Some(_) => {
+                let why = lock(&self.kept_settled).as_ref().map_or_else(String::new, |(_, why)| format!(": {why}"));
+                Some(format!("what the folder of the buffer says of recurring jobs is not in Redis yet{why}"))
+            }
+        }
+    }
+
+    /// It stays in the folder for now.
+    pub(super) fn keep_settled(&self, why: String) {
+        *lock(&self.kept_settled) = Some((Instant::now() + REFUSED_DELAY, why));
     }
 
     /// Redis knows it.
@@ -648,6 +666,16 @@ mod tests {
         assert!(buffer.first("odd".into()).await.expect("it is read").jobs.is_empty(), "it is set aside");
         let told = buffer.overviews(Place::default()).await.expect("it is read");
         assert_eq!(told.iter().map(|it| it.name.as_str()).collect::<Vec<_>>(), ["mail"], "what was is for nobody");
+    }
+
+    #[tokio::test]
+    async fn why_redis_may_not_know_what_the_folder_says_of_recurring_jobs_is_told() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let (tasks, _failed) = Tasks::new();
+        let buffer = buffer(folder.path().join("queue"), &tasks);
+        assert_eq!(buffer.keeps_settled().as_deref(), Some("the folder of the buffer is not read yet"));
+        buffer.load().await.expect("it is read");
+        assert_eq!(buffer.keeps_settled(), None);
     }
 
     #[tokio::test]

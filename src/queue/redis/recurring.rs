@@ -45,7 +45,7 @@ impl Redis {
         let mut unknown = None;
         for it in recurrences.due(now) {
             let why = match self.recur_one(it, now, until).await {
-                Ok(()) => None,
+                Ok(why) => why,
                 // It keeps no other one waiting, and nothing else from being done.
                 Err(failed) if failed.is_of_a_key => {
                     Some(format!("{:?} of Redis at {} is no hash", self.keys.recurring(), self.link.server))
@@ -68,20 +68,22 @@ impl Redis {
         Ok(())
     }
 
-    /// Does what is due of one. Where there is no time for all that it makes up for, the rest comes in the next ticks.
-    async fn recur_one(&self, it: &mut Recurrence, now: u64, until: Instant) -> Result<(), Failed> {
+    /// Does what is due of one. Where there is no time for all that it makes up for, the rest comes in the next ticks. Some:
+    /// why it is not known what is due.
+    async fn recur_one(&self, it: &mut Recurrence, now: u64, until: Instant) -> Result<Option<String>, Failed> {
         let shown = it.shown();
         let (key, field) = (self.keys.recurring(), field_of(&shown.name, &shown.schedule, &shown.time_zone));
         'again: for _ in 0..MAX_TRIES {
             let text: Option<Vec<u8>> = self.link.command(redis::cmd("HGET").arg(&key).arg(&field)).await?;
-            // Redis is yet to hear what the folder says.
-            if text.is_none() && self.buffer.as_ref().is_some_and(Buffer::may_have_settled) {
-                return Ok(());
+            if text.is_none()
+                && let Some(why) = self.buffer.as_ref().and_then(Buffer::keeps_settled)
+            {
+                return Ok(Some(why));
             }
             let mut before = text.unwrap_or_default();
             for (nth, todo) in it.decide(read(&before), now).into_iter().enumerate() {
                 if nth > 0 && Instant::now() >= until {
-                    return Ok(());
+                    return Ok(None);
                 }
                 let settled = match self.carry_out(it, todo, &field, &before).await {
                     Ok(Some(settled)) => settled,
@@ -91,16 +93,16 @@ impl Redis {
                     }
                     Err(why) => {
                         it.wait(todo.slot(), now, why.to_string());
-                        return Ok(());
+                        return Ok(None);
                     }
                 };
                 it.settle(&settled);
                 before = written(&settled).into_bytes();
             }
             it.rest(now);
-            return Ok(());
+            return Ok(None);
         }
-        Ok(())
+        Ok(None)
     }
 
     /// What is settled then. None: somebody else has written something before, and nothing is done.
@@ -134,11 +136,20 @@ impl Redis {
         for (name, settled) in &all {
             let (field, after) = (field_of(name, &settled.schedule, &settled.time_zone), written(settled));
             let step = Step::new(&self.keys).settle(Settling { field: &field, before: b"", after: &after });
-            self.passes_over("roster:recurring", self.change(step).await)?;
+            match self.change(step).await {
+                Ok(_) => {}
+                // The recurring jobs that wait for it say why, and all else is delivered.
+                Err(failed) if failed.is_refused => {
+                    buffer.keep_settled(failed.to_string());
+                    return Ok(());
+                }
+                Err(failed) => return Err(failed),
+            }
         }
-        if !all.is_empty() {
-            // What is wrong with the buffer is told by it.
-            _ = buffer.forget_settled().await;
+        if !all.is_empty()
+            && let Err(why) = buffer.forget_settled().await
+        {
+            buffer.keep_settled(why.to_string());
         }
         Ok(())
     }
