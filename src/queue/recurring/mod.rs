@@ -26,6 +26,10 @@ const ON_TIME: u64 = 60_000;
 /// How soon it is tried again to enqueue one that was refused, in ms.
 const RETRY: u64 = 5_000;
 
+/// Why one that recurs is not enqueued for a while, or ever.
+const SETTLED_AHEAD: &str = "its next times are passed over, as they were settled before, by a clock that was ahead or by a \
+                             mistake: where no jobs were enqueued for them, give it another name, under which it begins anew";
+
 /// A clock that goes back further was wrong before, in ms.
 const SET_BACK: u64 = 86_400_000;
 
@@ -46,7 +50,7 @@ pub struct Recurs {
     pub next: Option<u64>,
     /// When it was due that was enqueued last, and its id.
     pub last: Option<(u64, JobId)>,
-    /// Why one that is due is not enqueued yet.
+    /// Why one that is due is not enqueued yet, or one that will be is passed over.
     pub trouble: Option<String>,
 }
 
@@ -254,9 +258,19 @@ impl Recurrence {
 
     /// All is done until the next time.
     pub(super) fn rest(&mut self, now: u64) {
-        self.shown.trouble = None;
-        self.shown.next = self.next(self.run.until.max(now));
+        let from = self.run.until.max(now);
+        self.shown.next = self.next(from);
         self.look = self.shown.next.unwrap_or(u64::MAX);
+        let soonest = self.expression.next(&self.config.time_zone, from);
+        let is_passed_over = soonest.is_some_and(|soonest| self.look > soonest.saturating_add(SET_BACK));
+        if is_passed_over && self.shown.trouble.as_deref() != Some(SETTLED_AHEAD) {
+            tracing::warn!(
+                recurring = self.config.name,
+                error = SETTLED_AHEAD,
+                "a recurring job is not enqueued for now"
+            );
+        }
+        self.shown.trouble = is_passed_over.then(|| SETTLED_AHEAD.to_owned());
     }
 
     /// It is tried again, as long as no later one is due. None: it is not known which one is.

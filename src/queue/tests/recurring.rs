@@ -226,6 +226,25 @@ fn a_clock_that_was_ahead_for_days_has_each_time_come_once_also_those_that_came_
 }
 
 #[test]
+fn one_whose_next_times_were_settled_long_before_they_come_is_told() {
+    for (until, next, is_told) in [
+        (NOON, Some(NOON + DAY / 2), false),
+        (NOON + DAY, Some(NOON + DAY * 3 / 2), false),
+        (NOON + 400 * DAY, Some(NOON + 400 * DAY + DAY / 2), true),
+        ((1 << 53) - 1, None, true),
+    ] {
+        let text = format!(r#"{{"until":{until},"last":null,"schedule":"@daily","time_zone":"UTC"}}"#);
+        let written = serde_json::from_str(&text).expect("it is as written");
+        let mut recurrences = Recurrences::new(&[recurring("@daily", Missed::Once)]);
+        let it = recurrences.due(NOON).next().expect("it was never looked at");
+        it.decide(Some(written), NOON);
+        it.rest(NOON);
+        let shown = it.shown();
+        assert_eq!((shown.next, shown.trouble.is_some()), (next, is_told), "{until}");
+    }
+}
+
+#[test]
 fn a_queue_that_is_full_is_told_and_tried_again_as_long_as_the_next_one_is_not_due() {
     let (mut queue, mut recurrences) = fixture("*/5 * * * *", Missed::Skip);
     queue.config.max_jobs = 1;
