@@ -90,6 +90,11 @@ fn a_connection_that_ends_at_any_command_leaves_no_time_out_and_has_none_come_tw
         line.cut_after(count);
         has_come(&roster, next);
         assert_eq!(waiting(&redis, "mail"), (count + 1).to_string(), "after {count}");
+        // Where the job comes with fewer commands, what is asked after it is cut.
+        eventually("the connection is cut", SOON, || {
+            recurs(&roster, 0).map(drop)?;
+            ensure(line.is_cut(), "it is not")
+        });
         next = due(&roster);
     }
 }

@@ -66,6 +66,10 @@ impl Cutter {
         self.left.store(count, Ordering::SeqCst);
     }
 
+    pub(crate) fn is_cut(&self) -> bool {
+        self.left.load(Ordering::SeqCst) == usize::MAX
+    }
+
     /// Whether it has; it does not any more.
     pub(crate) fn has_cut(&self) -> bool {
         self.left.swap(usize::MAX, Ordering::SeqCst) == usize::MAX
