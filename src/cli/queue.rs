@@ -320,9 +320,9 @@ impl List {
                     let since = it.buffered_since.map_or_else(String::new, |at| format!(", since {}", text::time(at)));
                     eprintln!("roster: {jobs} of {queue} in the buffer until Redis has them{since}");
                 }
-                for (it, jobs) in queues.iter().filter_map(|it| Some((it, it.limited?))) {
+                for (it, jobs) in queues.iter().filter_map(|it| Some((it, it.limited.filter(|jobs| *jobs > 0)?))) {
                     let queue = text::preview(it.name.as_bytes());
-                    eprintln!("roster: {} for a `[[queue.limit]]` of {queue}", waiting(u64::try_from(jobs)?));
+                    eprintln!("roster: {} for a `[[queue.limit]]` of {queue}", waiting(jobs.unsigned_abs()));
                 }
                 for it in queues.iter().filter(|it| unperformed(it) > 0) {
                     let (queue, jobs) = (text::preview(it.name.as_bytes()), waiting(it.waiting.unsigned_abs()));
