@@ -30,7 +30,7 @@ pub(super) struct Settling<'t> {
 }
 
 impl Redis {
-    /// Has what is told of recurring jobs be as it is now.
+    /// Looks at those that are due, so that what is listed is current.
     pub(in crate::queue) async fn look_at_recurring(self: &Arc<Self>, place: Place) -> Result<(), Refused> {
         let look = |redis: Arc<Self>| -> BoxFuture<'static, Result<_, Refused>> {
             Box::pin(async move { Ok(redis.recur().await?) })

@@ -233,7 +233,7 @@ impl Directory {
         for instance in held {
             let is_read_so =
                 |config: &&Config| instance.provenance.iter().any(|it| it.decoder == Decoder::Format(config.format));
-            // It proves that both are right.
+            // That it was read so proves the root and its format.
             if let Some(Config { root, .. }) = config_of(feeds, &instance).filter(is_read_so) {
                 self.registrations.note_use(root);
             }
