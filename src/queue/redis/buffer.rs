@@ -256,7 +256,13 @@ impl Buffer {
 
     /// The queues of which there are some, with how many wait and since when.
     pub(super) async fn overviews(&self, place: Place) -> Result<Vec<Overview>, Refused> {
-        let all = |change: &mut Change<'_, '_>| change.overviews("", usize::MAX, |_| true);
+        let all = |change: &mut Change<'_, '_>| -> Outcome<Vec<Overview>> {
+            let mut all = change.overviews("", usize::MAX, |_| true)?;
+            for it in all.iter_mut().filter(|it| it.dead > 0) {
+                it.dead = dead_before(change, &it.name)?;
+            }
+            Ok(all)
+        };
         let mut all = self.ask(What::Work, place, all, |_, _| {}).await?;
         let counts = lock(&self.counts);
         for it in &mut all {
@@ -392,6 +398,16 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 fn first_of_buffer(change: &Change<'_, '_>) -> Result<JobId, EngineError> {
     let mark = sound(change.txn.get(keys::BUFFER))?.flatten();
     Ok(mark.and_then(|mark| mark.try_into().ok()).map_or(0, JobId::from_be_bytes))
+}
+
+/// How many dead jobs of a queue were there before its folder became a buffer: those of a buffer were set aside.
+fn dead_before(change: &Change<'_, '_>, queue: &str) -> Outcome<u64> {
+    let Some(number) = change.book.named(queue).map(|it| it.counts.number) else { return Ok(0) };
+    let (first, all, mut count) = (first_of_buffer(change)?, Order::Dead.of(number), 0);
+    for place in change.txn.keys(&all) {
+        count += u64::from(keys::id_in(&place?).is_some_and(|id| id < first));
+    }
+    Ok(count)
 }
 
 fn has_what_redis_lacks(head: &Head) -> bool {
@@ -666,6 +682,12 @@ mod tests {
         assert!(buffer.first("odd".into()).await.expect("it is read").jobs.is_empty(), "it is set aside");
         let told = buffer.overviews(Place::default()).await.expect("it is read");
         assert_eq!(told.iter().map(|it| it.name.as_str()).collect::<Vec<_>>(), ["mail"], "what was is for nobody");
+        buffer.keep(Place::default(), ROOT, vec![draft(8, "New")]).await.expect("there is room");
+        let aside = |change: &mut Change<'_, '_>| change.enqueue(&[job("Odd")], ROOT).map(drop);
+        buffer.ask(What::Growth, Place::default(), aside, |_, _| {}).await.expect("there is room");
+        buffer.first("mail".into()).await.expect("it is read");
+        let told = buffer.overviews(Place::default()).await.expect("it is read");
+        assert_eq!(told[0].waiting, 3, "both new ones and the one that runs, and not what is set aside");
     }
 
     #[tokio::test]
