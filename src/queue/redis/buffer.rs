@@ -61,6 +61,14 @@ struct Counted {
     settled: Vec<(String, Settled)>,
 }
 
+/// What a store has when it is read.
+#[derive(Debug)]
+struct Loaded {
+    overviews: Vec<Overview>,
+    next_job: JobId,
+    settled: Vec<(String, Settled)>,
+}
+
 /// What may be delivered.
 #[derive(Debug, Default)]
 pub(super) struct Found {
@@ -240,16 +248,16 @@ impl Buffer {
             return Ok(());
         }
         let look = |change: &mut Change<'_, '_>| {
-            let since = change.book.next_job();
-            Ok((change.overviews("", usize::MAX, |_| true)?, since, settled_on_disk(change)?))
+            let (overviews, next_job) = (change.overviews("", usize::MAX, |_| true)?, change.book.next_job());
+            Ok(Loaded { overviews, next_job, settled: settled_on_disk(change)? })
         };
-        let count = |counts: &mut Counts, (found, since, settled): &(Vec<Overview>, JobId, Vec<(String, Settled)>)| {
+        let count = |counts: &mut Counts, Loaded { overviews, next_job, settled }: &Loaded| {
             let has_any = |it: &&Overview| it.is_paused || it.waiting + it.delayed + it.running + it.dead > 0;
             // Whether any of these is to be delivered, a look tells.
-            let queues = found.iter().filter(has_any).map(|it| (it.name.clone(), it.waiting.max(1))).collect();
-            let paused = found.iter().filter(|it| it.is_paused).map(|it| it.name.clone()).collect();
+            let queues = overviews.iter().filter(has_any).map(|it| (it.name.clone(), it.waiting.max(1))).collect();
+            let paused = overviews.iter().filter(|it| it.is_paused).map(|it| it.name.clone()).collect();
             let (lacking, settled) = (HashMap::new(), settled.clone());
-            *counts = Some(Counted { queues, paused, lacking, since: *since, settled });
+            *counts = Some(Counted { queues, paused, lacking, since: *next_job, settled });
         };
         self.ask(What::Work, Place::default(), look, count).await.map(drop)
     }
