@@ -91,10 +91,7 @@ impl Snapshot {
                 let below = from.nodes.range(root.clone()..).map(|(path, _)| path);
                 below.take_while(|path| path.is_under(root))
             });
-            directory.register(&self.feeds, number, revision, &from.nodes, paths);
-            while directory.is_deferring(number) {
-                directory.read_deferred(&self.feeds, number, revision, &from.nodes);
-            }
+            directory.register(&self.feeds, number, revision, &from.nodes, paths, true);
         }
         directory.settle(now, &self.feeds, None, true);
         directory.hold_again(now, &self.feeds, from.held);
@@ -395,8 +392,10 @@ impl Snapshot {
             }
         }
         let changed = next.nodes.iter().map(|(path, _)| path);
-        self.directory.register(&self.feeds, feed, revision, &self.nodes, changed);
         let is_first = !self.progress[feed].whole;
+        // From then on, an absence is an answer.
+        let at_once = batch.whole && (is_first || self.unread_by(feed).next().is_some());
+        self.directory.register(&self.feeds, feed, revision, &self.nodes, changed, at_once);
         self.directory.settle(now, &self.feeds, batch.unseen.then_some(feed), is_first);
         let proof = batch.proof.and_then(|proof| self.directory.prove(feed, proof));
         next.silent |= batch.proof.is_some() && proof.is_none();

@@ -6,6 +6,8 @@ use crate::model::Format;
 
 const MANY: usize = 3_000;
 
+const MAPPING: &str = "/dubbo/mapping/i";
+
 /// A source of this many providers of one service, and another one.
 fn house() -> (Arc<Store>, Publisher, Publisher) {
     let dubbo = format::Config { root: path("/dubbo"), format: Format::Dubbo, guard: false, ..Default::default() };
@@ -35,19 +37,18 @@ fn of_weight(store: &Store, weight: u32) -> usize {
 #[test]
 fn others_have_their_turn_while_a_rule_of_very_many_instances_is_taken_in() {
     let (store, publisher, other) = house();
+    publisher.begin(vec![put(&weight(9), "")]);
     let mut between = 0;
-    std::thread::scope(|scope| {
-        let rule = scope.spawn(|| publisher.publish(vec![put(&weight(9), "")]));
-        for number in 0.. {
-            if rule.is_finished() {
-                return;
-            }
-            other.publish(vec![put("/other", &format!("{number}"))]);
-            between += usize::from((1..MANY).contains(&of_weight(&store, 9)));
-        }
-    });
-    assert!(between > 0, "the other source waited until all of them were read");
+    while publisher.go_on().is_some() {
+        let revision = store.snapshot().revision();
+        assert_eq!(other.publish(vec![put("/other", &format!("{revision}"))]), revision + 1);
+        between += usize::from((1..MANY).contains(&of_weight(&store, 9)));
+    }
+    assert!(between > 10, "the other source had {between} turns");
     assert_eq!(of_weight(&store, 9), MANY);
+    let began = publisher.publish(vec![delete(&weight(9))]);
+    assert_eq!(of_weight(&store, 100), MANY);
+    assert!(store.snapshot().revision() > began + 10, "in parts");
 }
 
 #[test]
@@ -110,31 +111,66 @@ fn a_rule_that_changes_again_meanwhile_holds_for_all_and_none_waits_for_the_last
     assert_eq!(of_weight(&store, 100), MANY);
 }
 
-#[test]
-fn a_mapping_lists_very_many_instances_of_another_source_in_parts() {
-    let config =
-        |root: &str, format: Format| format::Config { root: path(root), format, guard: false, ..Default::default() };
+/// A source of this many instances of one application, and one of mappings, which has published nothing.
+fn house_of_applications(guard: bool) -> (Arc<Store>, Publisher) {
     let feed = |name: &str, root: &str, format: Format| {
-        Feed::of_nodes(name, "zookeeper", vec![path(root)]).with_services(vec![config(root, format)])
+        let config = format::Config { root: path(root), format, guard, ..Default::default() };
+        Feed::of_nodes(name, "zookeeper", vec![path(root)]).with_services(vec![config])
     };
     let feeds = vec![feed("a", "/services", Format::DubboApplication), feed("b", "/dubbo", Format::Dubbo)];
     let store = Store::new(&Config::default(), feeds, Arc::default());
-    let (applications, mappings) = (store.publisher(0), store.publisher(1));
-    let application = |number: usize| {
-        let data = format!(
-            r#"{{"address":"10.0.0.5","payload":{{"metadata":{{"dubbo.endpoints":"[{{\"port\":{},\"protocol\":\"dubbo\"}}]","dubbo.metadata.revision":"a"}}}}}}"#,
-            10_000 + number
-        );
-        put(&format!("/services/shop/{number}"), &data)
-    };
-    applications.publish_whole((0..MANY).map(application).collect());
+    store.publisher(0).publish_whole((0..MANY).map(application).collect());
+    let mappings = store.publisher(1);
+    (store, mappings)
+}
+
+fn application(number: usize) -> Change {
+    let data = format!(
+        r#"{{"address":"10.0.0.5","payload":{{"metadata":{{"dubbo.endpoints":"[{{\"port\":{},\"protocol\":\"dubbo\"}}]","dubbo.metadata.revision":"a"}}}}}}"#,
+        10_000 + number
+    );
+    put(&format!("/services/shop/{number}"), &data)
+}
+
+#[test]
+fn a_mapping_lists_very_many_instances_of_another_source_in_parts() {
+    let (store, mappings) = house_of_applications(false);
     let count = || store.snapshot().directory().instances("i").count();
     for all in [MANY, 0] {
-        let mapping = "/dubbo/mapping/i";
-        let began = mappings.begin(vec![if all > 0 { put(mapping, "shop") } else { delete(mapping) }]);
+        let began = mappings.begin(vec![if all > 0 { put(MAPPING, "shop") } else { delete(MAPPING) }]);
         assert_eq!(count(), MANY - all, "later");
         mappings.publish(Batch::default());
         assert_eq!(count(), all);
         assert!(store.snapshot().revision() > began + 10, "in parts");
     }
+}
+
+#[test]
+fn what_a_mapping_lists_in_a_first_sync_is_there_when_that_is_whole() {
+    for is_begun in [false, true] {
+        let (store, mappings) = house_of_applications(false);
+        let mapping = || put(MAPPING, "shop");
+        if is_begun {
+            mappings.begin(vec![mapping()]);
+            mappings.go_on();
+        }
+        let before = store.snapshot().revision();
+        let batch = if is_begun { Vec::new() } else { vec![mapping()] };
+        mappings.begin(Batch { proof: Some(Proof::Seen(Moment::now())), ..Batch::whole(batch) });
+        let snapshot = store.snapshot();
+        assert_eq!((snapshot.revision(), snapshot.directory().instances("i").count()), (before + 1, MANY));
+        assert!(mappings.progress().whole && mappings.feed().since_proof().is_some() && mappings.go_on().is_none());
+    }
+}
+
+#[test]
+fn what_goes_by_parts_with_a_mapping_ends_held() {
+    let (store, mappings) = house_of_applications(true);
+    mappings.publish_whole(vec![put(MAPPING, "shop")]);
+    mappings.begin(vec![delete(MAPPING)]);
+    mappings.go_on();
+    let (listed, held) = guarded::count(&store, "i");
+    assert!(listed < MANY && held == 0, "{listed} {held}: the first ones look like ordinary removals");
+    mappings.publish(Batch::default());
+    assert_eq!(guarded::count(&store, "i"), (MANY, MANY));
 }

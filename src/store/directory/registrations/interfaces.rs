@@ -35,7 +35,7 @@ impl Directory {
                 let below = config.root.child(application);
                 let range = self.registrations.nodes.range(below.clone()..);
                 let range = range.take_while(|(path, _)| path.is_under(&below));
-                let all: Vec<_> = range.take(*room / interfaces.len() + 1).collect();
+                let all: Vec<_> = range.take((*room / interfaces.len()).saturating_add(1)).collect();
                 let Some(left) = room.checked_sub(all.len() * interfaces.len()) else {
                     later.push(Scan { feed: reader.by.feed, number, of: Of::Parent(below) });
                     continue;

@@ -23,7 +23,8 @@ const MANY: usize = 1_000;
 const MAX_RETRIED: usize = 8;
 
 impl Directory {
-    /// Takes in changes of nodes of the feed with this number. Of other nodes that these change, many are read again later.
+    /// Takes in changes of nodes of the feed with this number. Of other nodes that these change, many are read again later,
+    /// unless all are to be read at once, with whatever was left to read before.
     pub(in crate::store) fn register<'p>(
         &mut self,
         feeds: &[Arc<Feed>],
@@ -31,6 +32,7 @@ impl Directory {
         revision: Revision,
         nodes: &Nodes,
         changed: impl Iterator<Item = &'p NodePath>,
+        at_once: bool,
     ) {
         let mut reader = Reader::new(feeds, feed, revision, nodes);
         let configs = reader.configs;
@@ -39,7 +41,8 @@ impl Directory {
         }
         let before = self.registrations.ledger.clone();
         let (mut due, mut scopes, mut offers) = (Vec::new(), BTreeSet::new(), Offers::new());
-        let (mut scans, mut later, mut room) = (BTreeSet::new(), Vec::new(), MAX_AT_ONCE);
+        let (mut scans, mut later) = (BTreeSet::new(), Vec::new());
+        let mut room = if at_once { usize::MAX } else { MAX_AT_ONCE };
         let scan = |number: usize, of: Of| Scan { feed, number, of };
         for path in changed {
             let Some((number, located)) = reader.locate(path) else { continue };
@@ -102,6 +105,9 @@ impl Directory {
             self.read_many(&mut reader, || Reader::new(feeds, feed, revision, nodes), &due);
         }
         self.read_beyond(&mut reader, &before);
+        while at_once && self.is_deferring(feed) {
+            self.read_deferred(feeds, feed, revision, nodes);
+        }
     }
 
     /// Reads many nodes. They are decoded ahead, as far as that depends on no rules.
