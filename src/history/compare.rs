@@ -1,7 +1,7 @@
 //! Comparing: what happened to instances between two snapshots, and why, as far as the snapshots show.
 
 use std::cell::LazyCell;
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 use std::time::SystemTime;
 
@@ -18,6 +18,10 @@ const MAX_NAMES: usize = 8;
 
 /// The longest value of changed metadata that an entry shows.
 const MAX_VALUE_CHARS: usize = 40;
+
+/// Of what vanished when a source was read anew.
+const OLDER: &str = "its newest change is older than before: the ensemble may have lost its data";
+const NOTHING_LEFT: &str = "nothing is left below its roots: they were deleted, or the ensemble may have lost its data";
 
 /// Two snapshots, and the sessions whose nodes disappeared from one to the other.
 pub(super) struct Comparison<'a> {
@@ -36,7 +40,7 @@ impl Comparison<'_> {
     pub(super) fn entries(&self, mut allows: impl FnMut(&str, &str) -> bool) -> Vec<Entry> {
         let newcomers = self.sources(|old, new| new.whole && !old.whole);
         let reread = self.sources(|old, new| old.whole && new.generation != old.generation);
-        let older = LazyCell::new(|| self.older_than_before());
+        let older = LazyCell::new(|| self.older_than_before(&reread));
         let mut read: BTreeMap<&str, (u64, HashSet<Arc<str>>)> = BTreeMap::new();
         newcomers.iter().for_each(|source| drop(read.insert(source, Default::default())));
         let undecodable = self.old.directory().newly_undecodable(self.new.directory());
@@ -70,8 +74,10 @@ impl Comparison<'_> {
                     let mut why = why();
                     if is_of_source && reread.contains(source) {
                         why += &format!("; found when {source} was read anew");
-                        if matches!(event, Event::Vanished | Event::Held) && older.contains(source) {
-                            why += "; its newest change is older than before: the ensemble may have lost its data";
+                        if matches!(event, Event::Vanished | Event::Held)
+                            && let Some(older) = older.get(source)
+                        {
+                            why += &format!("; {older}");
                         }
                     }
                     let (service, version, instance) = (service.to_string(), version.to_string(), instance.address());
@@ -130,14 +136,22 @@ impl Comparison<'_> {
         both.filter(|(_, (old, new))| is_one(*old, **new)).map(|(feed, _)| feed.name()).collect()
     }
 
-    /// Sources whose newest change is older than the newest was: also one that is empty now.
-    fn older_than_before(&self) -> HashSet<&str> {
-        let newest = |snapshot: &Snapshot, feed: &Feed| {
-            let all = feed.roots().iter().flat_map(|root| snapshot.subtree(root, root.clone()));
+    /// Those of these sources whose newest change is older than the newest was, with what that may mean. A root that is gone
+    /// counts only if all are: it may have been deleted, and no node below the others shows when.
+    fn older_than_before(&self, sources: &HashSet<&str>) -> HashMap<&str, &'static str> {
+        let newest = |snapshot: &Snapshot, roots: &[&NodePath]| {
+            let all = roots.iter().flat_map(|root| snapshot.subtree(root, NodePath::clone(root)));
             all.map(|(_, node)| node.stat.mzxid.max(node.stat.pzxid)).max().unwrap_or(0)
         };
-        let feeds = self.new.feeds().iter().filter(|feed| newest(self.new, feed) < newest(self.old, feed));
-        feeds.map(|feed| feed.name()).collect()
+        let is_left = |root: &NodePath| self.new.subtree(root, root.clone()).next().is_some();
+        let meaning = |feed: &Feed| {
+            let all: Vec<&NodePath> = feed.roots().iter().collect();
+            let left: Vec<&NodePath> = all.iter().copied().filter(|root| is_left(root)).collect();
+            let (roots, meaning) = if left.is_empty() { (all, NOTHING_LEFT) } else { (left, OLDER) };
+            (newest(self.new, &roots) < newest(self.old, &roots)).then_some(meaning)
+        };
+        let feeds = self.new.feeds().iter().filter(|feed| sources.contains(feed.name()));
+        feeds.filter_map(|feed| Some((feed.name(), meaning(feed)?))).collect()
     }
 
     fn why_new(&self, new: &Instance) -> String {

@@ -524,6 +524,31 @@ fn of_what_is_gone_where_all_is_older_than_before_it_is_told_that_the_data_may_b
     let lost = "its newest change is older than before: the ensemble may have lost its data";
     let older = vec![at("/s", "", 2), delete("web/member_2")];
     assert_eq!(reread(older), [format!("Vanished a:82: {gone}; {lost}")]);
+    reread(vec![at("/s/web/member_3", &alive(83), 7)]);
+    let nothing = "nothing is left below its roots: they were deleted, or the ensemble may have lost its data";
+    let all = vec![Change::Delete(path("/s")), delete("web/member_3")];
+    assert_eq!(reread(all), [format!("Vanished a:83: {gone}; {nothing}")]);
+}
+
+#[test]
+fn that_one_of_several_roots_is_gone_does_not_make_the_others_older_than_before() {
+    let services = format::Config { root: path("/s"), format: Format::Serverset, guard: false, ..Default::default() };
+    let roots = vec![path("/s"), path("/t")];
+    let feed = Feed::of_nodes("zk", "zookeeper", roots).with_services(vec![services]);
+    let store = Store::new(&Default::default(), vec![feed], Arc::default());
+    let publisher = store.publisher(0);
+    let mut recorder = recorder(&store, 1 << 20);
+    let at = |name: &str, data: &str, zxid: i64| {
+        let stat = Stat { mzxid: zxid, pzxid: zxid, ..Stat::default() };
+        Change::Put(path(name), Arc::new(Node { data: data.as_bytes().into(), stat }))
+    };
+    publisher.publish_whole(vec![at("/s", "", 9), at("/s/web/member_1", &alive(81), 7), at("/t", "", 3)]);
+    recorder.look(&store.snapshot());
+    let last = recorder.kept.last();
+    publisher.publish_whole(vec![Change::Delete(path("/s")), delete("web/member_1")]);
+    recorder.look(&store.snapshot());
+    let gone = "its node was deleted, which was of no session; found when zk was read anew";
+    assert_eq!(told(&recorder, last), [format!("Vanished a:81: {gone}")]);
 }
 
 #[test]
