@@ -86,6 +86,33 @@ fn a_restart_has_what_nodes_register_before_any_master_is_known_and_forgets_what
 }
 
 #[test]
+fn a_restart_has_all_instances_that_a_later_source_maps_however_many() {
+    const MANY: usize = 600;
+    let sources = || {
+        let source = |name: &str, root: &str, format: Format| {
+            let services = format::Config { root: path(root), format, ..format::Config::default() };
+            Feed::of_nodes(name, "file", vec![path(root)]).of(Identity::new(name)).with_services(vec![services])
+        };
+        vec![source("a", "/services", Format::DubboApplication), source("b", "/dubbo", Format::Dubbo)]
+    };
+    let application = |number: usize| {
+        let endpoints = format!(r#"[{{\"port\":{},\"protocol\":\"dubbo\"}}]"#, 10_000 + number);
+        let metadata = format!(r#"{{"dubbo.endpoints":"{endpoints}","dubbo.metadata.revision":"a"}}"#);
+        let data = format!(r#"{{"address":"10.0.0.5","payload":{{"metadata":{metadata}}}}}"#);
+        put(&format!("/services/shop/{number}"), &data)
+    };
+    let fixture = SharedFileFixture::new();
+    let mut open = fixture.open_as(sources());
+    open.store.publisher(1).publish_whole(vec![put("/dubbo/mapping/i", "shop")]);
+    open.sync();
+    open.publish((0..MANY).map(application).collect());
+    drop(open);
+    let store = fixture.start_as(sources()).store;
+    assert_eq!(store.snapshot().directory().instances("i").count(), MANY);
+    assert!(!store.snapshot().is_deferring(0) && !store.snapshot().is_deferring(1));
+}
+
+#[test]
 fn of_a_service_that_masters_alone_still_offer_nothing_stays_of_what_nodes_registered() {
     let fixture = SharedFileFixture::new();
     let mut open = fixture.open_as(with_services());
