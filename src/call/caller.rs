@@ -150,7 +150,7 @@ impl Caller {
                         && bounds.values.start_over() =>
                 {
                     if self.is_there_still(&tried) {
-                        query.exclude.push(tried.id.as_str().into());
+                        query.tried.push(tried.id.as_str().into());
                     }
                     failure = Some(failed);
                     // If all refuse at once, let other tasks of this thread run in between.
@@ -246,9 +246,9 @@ fn one_that_takes_input(directory: &Directory, service: &str, query: &Query) -> 
     let mut query = query.clone();
     while let Ok(entry) = &chosen
         && !takes_input(entry, service, &query)
-        && query.exclude.len() < MAX_SKIPPED
+        && query.tried.len() < MAX_SKIPPED
     {
-        query.exclude.push(entry.master.id.as_str().into());
+        query.tried.push(entry.master.id.as_str().into());
         let Ok(other) = resolve::choose(directory, service, &query) else { break };
         chosen = Ok(other);
     }

@@ -45,9 +45,9 @@ pub struct Query {
     pub prefer_zone: Option<String>,
     pub subset: Option<Subset>,
     /// Providers that were already tried.
-    pub exclude: Vec<Arc<str>>,
+    pub tried: Vec<Arc<str>>,
     /// Hashes of addresses that the caller leaves out, as if nothing were there.
-    pub exclude_at: Vec<u64>,
+    pub excluded: Vec<u64>,
 }
 
 /// A subset of the instances, the same for the same caller as long as they exist.
@@ -129,10 +129,10 @@ pub fn choose(directory: &Directory, service: &str, query: &Query) -> Result<Arc
         Some(version) if candidates(instances, Some(version)).next().is_none() => {
             NoMaster::NoVersion(name(), version.to_string())
         }
-        _ if !query.metadata.is_empty() && query.exclude.is_empty() => {
+        _ if !query.metadata.is_empty() && query.tried.is_empty() => {
             NoMaster::NoMetadata(name(), in_words(&query.metadata))
         }
-        _ if query.exclude.is_empty() => NoMaster::NoneConnected(name()),
+        _ if query.tried.is_empty() => NoMaster::NoneConnected(name()),
         _ => NoMaster::AllTried(name()),
     })
 }

@@ -108,7 +108,7 @@ fn candidate<'a>(
 ) -> Option<Candidate<'a>> {
     #[cfg(test)]
     LOOKS.set(LOOKS.get() + 1);
-    if query.exclude.contains(&provider.id) || query.leaves_out(provider.address_hash) {
+    if query.tried.contains(&provider.id) || query.leaves_out(provider.address_hash) {
         return None;
     }
     let may_be_chosen =
@@ -290,13 +290,13 @@ impl Query {
     pub fn cost(&self, instances: &Instances) -> usize {
         const HASHES: usize = 8;
         const HASHES_OF_KEY_AT_ONCE: usize = 8;
-        let is_any = !self.is_selective() && self.prefer_zone.is_none() && self.exclude_at.is_empty();
+        let is_any = !self.is_selective() && self.prefer_zone.is_none() && self.excluded.is_empty();
         let looks = |set: &InstanceSet| match is_any && set.is_dense(|| millis_since_1970(SystemTime::now())) {
             true => 0,
             false => LOOKS_AT_ONE,
         };
         let of_subset = if self.subset.is_some() { HASHES } else { 0 };
-        let of_excluded = self.exclude_at.len();
+        let of_excluded = self.excluded.len();
         let of_key = |set: &InstanceSet| match self.balance {
             Balance::Key(_) => set.len() / HASHES_OF_KEY_AT_ONCE,
             _ => 0,
@@ -340,7 +340,7 @@ impl Query {
 
     /// Whether the caller leaves out what is at the address with this hash.
     pub(super) fn leaves_out(&self, address_hash: u64) -> bool {
-        self.exclude_at.contains(&address_hash)
+        self.excluded.contains(&address_hash)
     }
 
     /// Whether it asks for more than a version.

@@ -77,7 +77,7 @@ fn why_there_is_none_is_told() {
     assert_eq!(chosen(&store, "mail", &query), Err(NoMaster::Unknown("mail".into())));
     publisher.publish(vec![join("a", &["mail@1.0.0"], 0)]);
     assert_eq!(chosen(&store, "mail", &query), Err(NoMaster::NoVersion("mail".into(), ">=3".into())));
-    let query = Query { exclude: vec!["a".into()], ..Query::default() };
+    let query = Query { tried: vec!["a".into()], ..Query::default() };
     assert_eq!(chosen(&store, "mail", &query), Err(NoMaster::AllTried("mail".into())));
     publisher.publish(vec![Change::Leave("a".into())]);
     assert_eq!(chosen(&store, "mail", &query), Err(NoMaster::NoneAlive("mail".into())));
@@ -91,7 +91,7 @@ fn the_newest_version_that_will_do_is_chosen() {
     assert_eq!(chosen(&store, "mail", &Query::default()), Ok("b".into()));
     assert_eq!(chosen(&store, "mail", &version("^1")), Ok("a".into()));
     assert_eq!(
-        chosen(&store, "mail", &Query { exclude: vec!["b".into(), "a".into()], ..Query::default() }),
+        chosen(&store, "mail", &Query { tried: vec!["b".into(), "a".into()], ..Query::default() }),
         Ok("c".into())
     );
 }
@@ -184,7 +184,7 @@ fn who_comes_after_one_that_was_tried_gets_no_more_than_its_share() {
     publisher.publish(["a", "b", "c", "d"].map(|id| join(id, &["mail"], 0)).to_vec());
     let snapshot = store.snapshot();
     for balance in [Balance::LeastOutstanding, Balance::Random, Balance::RoundRobin] {
-        let query = Query { balance, exclude: vec!["a".into()], ..Query::default() };
+        let query = Query { balance, tried: vec!["a".into()], ..Query::default() };
         let choose = || super::choose(snapshot.directory(), "mail", &query).expect("a master").master.id.clone();
         let chosen: Vec<String> = (0..600).map(|_| choose()).collect();
         for id in ["b", "c", "d"] {
@@ -280,7 +280,7 @@ fn instances_with_endpoints_stand_beside_masters_and_are_never_called_through_a_
         let chosen = choose(&Query { balance, ..Query::default() }).expect("a master");
         assert_eq!(chosen.master.id, "m1");
     }
-    let tried = Query { exclude: vec!["m1".into()], ..Query::default() };
+    let tried = Query { tried: vec!["m1".into()], ..Query::default() };
     assert_eq!(choose(&tried).expect_err("clients call the others themselves"), NoMaster::AllTried("mail".into()));
 }
 
@@ -365,8 +365,8 @@ fn what_php_computes_is_computed_here() {
         }
         for pick in all(&vector["picks"]) {
             let excluded = pick["exclude"].as_array().into_iter().flatten();
-            let exclude_at = excluded.map(|address| key_hash(text(address))).collect();
-            let found = resolved(&directory, &Query { exclude_at, ..key(text(&pick["key"])) });
+            let excluded = excluded.map(|address| key_hash(text(address))).collect();
+            let found = resolved(&directory, &Query { excluded, ..key(text(&pick["key"])) });
             assert_eq!(found, Ok(text(&pick["address"])), "{}: {pick}", vector["what"]);
         }
     }
@@ -466,7 +466,7 @@ fn light_ones_beside_a_very_heavy_one_have_their_share_too() {
     let hosts: Vec<(&str, u32)> = hosts.iter().map(|(host, weight)| (host.as_str(), *weight)).collect();
     assert_near(counts(&directory(&hosts), &by(Balance::Random), 10_000)["heavy:1"], 10_000, 0.9);
     // If the heavy one is excluded, hardly any draw hits a candidate.
-    let query = Query { exclude: vec!["heavy:1".into()], ..by(Balance::Random) };
+    let query = Query { tried: vec!["heavy:1".into()], ..by(Balance::Random) };
     let light = counts(&directory(&hosts), &query, 10_000);
     light.values().for_each(|count| assert_near(*count, 10_000, 0.01));
 }
@@ -638,7 +638,7 @@ fn what_is_asked_for_is_what_is_chosen_or_it_is_told_why_not() {
 fn of_what_is_there_and_cannot_be_called_the_states_are_counted() {
     let mut directory = Directory::default();
     let none = |directory: &Directory, exclude: &str| {
-        let query = Query { exclude_at: vec![key_hash(exclude)], ..Query::default() };
+        let query = Query { excluded: vec![key_hash(exclude)], ..Query::default() };
         resolved(directory, &query).expect_err("none").to_string()
     };
     add(&mut directory, "a:1", |it| it.state = InstanceState::Down);
@@ -660,8 +660,8 @@ fn what_the_caller_leaves_out_is_chosen_by_no_policy_and_counts_nowhere() {
     fastrand::seed(7);
     let mut directory = directory(&[("a:1", 100), ("b:1", 100), ("c:1", 900)]);
     let without = |addresses: &[&str], query: Query| {
-        let exclude_at = addresses.iter().map(key_hash).collect();
-        Query { exclude_at, ..query }
+        let excluded = addresses.iter().map(key_hash).collect();
+        Query { excluded, ..query }
     };
     assert_near(counts(&directory, &without(&["c:1"], by(Balance::Random)), 2_000)["a:1"], 2_000, 0.5);
     for query in [by(Balance::RoundRobin), by(Balance::LeastOutstanding), by(Balance::LeastLoad), key(7)] {

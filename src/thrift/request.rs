@@ -99,8 +99,8 @@ pub(super) fn query(request: ResolveRequest, exact: Option<Version>) -> Result<Q
         balance: balance(request.balance.or(Some(default)), request.key)?,
         prefer_zone: request.prefer_zone,
         subset: subset(request.subset, request.subset_key)?,
-        exclude: Vec::new(),
-        exclude_at: excluded(request.exclude.unwrap_or_default())?,
+        tried: Vec::new(),
+        excluded: excluded(request.exclude.unwrap_or_default())?,
     })
 }
 
