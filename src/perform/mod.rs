@@ -237,7 +237,13 @@ impl Process {
                 Some(()) = under_way.next() => {}
                 Ok(()) = held.changed(), if is_idle => {}
                 // What it was given meanwhile is given back.
-                Ok(()) = lane.changed() => (taking, settled) = (None, Instant::now() + SETTLE_TIME),
+                Ok(()) = lane.changed() => {
+                    (taking, settled) = (None, Instant::now() + SETTLE_TIME);
+                    // It may take none of it for long, while it has all that it may have.
+                    if *self.ready.borrow() {
+                        self.performing.performs(&lane.borrow().sources);
+                    }
+                }
                 _ = life.changed() => break,
                 () = self.stop.requested() => break,
             }

@@ -283,6 +283,19 @@ async fn it_is_known_how_many_perform_a_queue_and_which_process_has_which_job_un
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn it_is_known_at_once_that_a_busy_process_performs_one_more_queue() {
+    let mut scene = Scene::new(&[("mail", 1)], &Settings::default());
+    scene.enqueue("mail", "a", SOON).await;
+    scene.enqueue("other", "b", SOON).await;
+    scene.is_handed().await;
+    scene.is_performed("other", 0, 0).await;
+    let performs = OfJobs::Performs { queue: "other".into(), at_once: 1, weight: None };
+    scene.said.send(performs).expect("it is heard");
+    scene.is_performed("other", 1, 0).await;
+    scene.is_performed("mail", 1, 0).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_process_is_handed_the_keys_of_a_job_and_the_time_for_which_it_recurs() {
     let mut scene = Scene::new(&[("mail", 1)], &Settings::default());
     let unique = Some(Unique { key: "u".to_owned(), until: Until::Success });
