@@ -1054,6 +1054,20 @@ fn a_delayed_job_is_moved_by_a_sidecar_that_takes_none_as_large() {
 }
 
 #[test]
+fn the_log_names_the_key_of_another_type_for_which_a_delayed_job_is_set_aside() {
+    let redis = Redis::start(&[]);
+    let roster = connected(&redis, "");
+    let delayed = NewJob { delay_ms: Some(2_000), unique_key: Some("k".into()), ..job("C", "{}") };
+    enqueue(&roster, delayed).expect("there is room");
+    redis.ask(&["SET", "resque:roster:unique:mail", "no hash"]);
+    roster.logs("key=\"resque:roster:unique:mail\"");
+    eventually("it is set aside", SOON, || {
+        let aside = redis.ask(&["LLEN", "resque:roster:set_aside"]);
+        ensure(aside == "1", aside)
+    });
+}
+
+#[test]
 fn what_cannot_be_moved_is_tried_again_at_rest() {
     let redis = Redis::start(&[]);
     let large = "x".repeat(1 << 20);
@@ -1077,6 +1091,8 @@ fn what_cannot_be_moved_is_tried_again_at_rest() {
     let asked = scripts() - before;
     assert!(asked < 200, "{asked} scripts in 3 s");
     assert_eq!(redis.ask(&["LLEN", "resque:delayed:1"]), "2");
+    let log = roster.log();
+    assert!(log.contains("key=\"resque:roster:set_aside\"") && !log.contains("keys=\"resque:delayed:1\""), "{log}");
 }
 
 #[test]

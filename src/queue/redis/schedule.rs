@@ -148,7 +148,7 @@ impl Redis {
         let moves = elements.into_iter().map(|element| self.planned(second, list, element, now));
         let (moves, mut steps): (Vec<Move>, Vec<Step<'_>>) = moves.unzip();
         steps.push(Step::new(&self.keys).then(["UNLIST", list, &self.keys.schedule(), second]));
-        let (done, is_wrong): (usize, u8) = self.link.run(&CHANGES, Step::arguments_of(&self.keys, &steps)).await?;
+        let (done, wrong): (usize, Vec<u8>) = self.link.run(&CHANGES, Step::arguments_of(&self.keys, &steps)).await?;
         let mut moved = done.min(moves.len());
         let aside = self.keys.set_aside();
         for (to, _) in moves.iter().take(moved) {
@@ -157,13 +157,15 @@ impl Redis {
                 Err(why) => tracing::error!(list, aside, why, "a delayed element is set aside"),
             }
         }
-        if is_wrong == 1
-            && let Some((to, text)) = moves.get(moved)
-        {
-            let to = to.as_deref().unwrap_or(&aside);
-            tracing::warn!(list, to, "a key of Redis is of another type than it should be");
-            let step = self.set_aside(list, text);
-            moved += usize::from(self.passes_over(list, self.change(step).await)?.unwrap_or(false));
+        if !wrong.is_empty() {
+            let key = String::from_utf8_lossy(&wrong);
+            tracing::warn!(list, key = &*key, "a key of Redis is of another type than it should be");
+            if key != aside
+                && let Some((_, text)) = moves.get(moved)
+            {
+                let step = self.set_aside(list, text);
+                moved += usize::from(self.passes_over(&aside, self.change(step).await)?.unwrap_or(false));
+            }
         }
         Ok(moved)
     }

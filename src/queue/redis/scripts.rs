@@ -179,12 +179,14 @@ pub(super) static POP: LazyLock<Script> = LazyLock::new(|| {
 const STEP: &str = r"
         -- As in `POP`.
         redis.pcall('ZREM', ARGV[1], '')
+        -- The key that was used last: what Redis says of one of another type does not name it.
+        local used = ''
         local function is_done(at, last)
             local guards = tonumber(ARGV[at])
             at = at + 1
             for guard = 1, guards do
                 local kind, key, field, expected = unpack(ARGV, at, at + 3)
-                at = at + 4
+                at, used = at + 4, key
                 local found
                 if kind == 'hash' then found = (redis.call('HGET', key, field) or '') == expected
                 elseif kind == 'sorted' then found = redis.call('ZSCORE', key, field)
@@ -200,6 +202,7 @@ const STEP: &str = r"
             while at <= last do
                 local length = tonumber(ARGV[at])
                 local name = ARGV[at + 1]
+                used = ARGV[at + 2]
                 if name == 'FREE' then
                     local _, key, field, id = unpack(ARGV, at + 1, at + 4)
                     local held = redis.call('HGET', key, field)
@@ -208,6 +211,7 @@ const STEP: &str = r"
                     local _, from, to, largest = unpack(ARGV, at + 1, at + 4)
                     local item = redis.call('LINDEX', from, 0)
                     if item and #item > tonumber(largest) then
+                        used = to
                         redis.call('RPUSH', to, item)
                         redis.call('LTRIM', from, 1, -1)
                     end
@@ -216,6 +220,7 @@ const STEP: &str = r"
                     redis.call('LREM', list, redis.call('LPOS', list, item, 'MAXLEN', most) and 1 or -1, item)
                 elseif name == 'UNLIST' then
                     local _, list, schedule, second = unpack(ARGV, at + 1, at + 4)
+                    used = schedule
                     if redis.call('EXISTS', list) == 0 then redis.call('ZREM', schedule, second) end
                 elseif name == 'UNMARK' then
                     local _, key, second, item, id = unpack(ARGV, at + 1, at + 5)
@@ -234,8 +239,8 @@ const STEP: &str = r"
 pub(super) static CHANGE: LazyLock<Script> =
     LazyLock::new(|| Script::new(&[STEP, " return is_done(2, #ARGV) and 1 or 0"].concat()));
 
-/// Carries out steps one after the other, up to the first where not all is as expected: how many, and whether a key that the next
-/// one needs is of the wrong type.
+/// Carries out steps one after the other, up to the first where not all is as expected: how many, and which key that the next one
+/// needs is of the wrong type, if one is.
 pub(super) static CHANGES: LazyLock<Script> = LazyLock::new(|| {
     let all = r"
         local at, count = 2, 0
@@ -245,12 +250,12 @@ pub(super) static CHANGES: LazyLock<Script> = LazyLock::new(|| {
             if not is_sound then
                 local why = type(done) == 'table' and done.err or tostring(done)
                 if not string.find(why, 'WRONGTYPE', 1, true) then error(done) end
-                return {count, 1}
+                return {count, used}
             end
             if not done then break end
             at, count = last + 1, count + 1
         end
-        return {count, 0}";
+        return {count, ''}";
     Script::new(&[STEP, all].concat())
 });
 
