@@ -427,6 +427,40 @@ fn a_unique_key_is_held_by_a_job_that_waits_deep_in_its_queue_and_not_by_one_tha
 }
 
 #[test]
+fn an_enqueue_that_waits_for_the_searches_of_others_does_not_take_redis_for_away() {
+    let redis = Redis::start(&[]);
+    let cutter = Cutter::to(redis.port());
+    let roster = at(&cutter.url());
+    connected(&roster);
+    let unique = || {
+        let job = NewJob { unique_key: Some("of a job in the middle".into()), ..job("mail", "C") };
+        roster.client().enqueue(EnqueueRequest { jobs: vec![job] })
+    };
+    let id = unique().expect("there is room").jobs[0].id;
+    let fill =
+        "for _ = 1, 8000 do for _, push in ipairs({'LPUSH', 'RPUSH'}) do redis.call(push, KEYS[1], '{}') end end";
+    redis.ask(&["EVAL", fill, "1", "resque:queue:mail"]);
+    let searched = "00000000000000000000000000000007";
+    cutter.delay(searched, Duration::from_millis(300));
+    std::thread::scope(|scope| {
+        scope.spawn(|| roster.client().job(JobQuery { id: 7 }));
+        eventually("it waits while others search", SOON, || match unique() {
+            Ok(reply) => {
+                assert_ne!(reply.is_buffered, Some(true), "Redis is there");
+                Err("it had a turn at once".to_owned())
+            }
+            refused => {
+                let refused: Overloaded = exception(refused).expect("others search for longer");
+                ensure(refused.message.contains("others look for jobs in Redis"), refused.message)
+            }
+        });
+        cutter.delay(searched, Duration::ZERO);
+    });
+    assert_eq!(unique().expect("nobody searches").jobs[0].id, id);
+    assert_eq!(buffered(&roster, "mail"), Ok(0));
+}
+
+#[test]
 fn a_job_in_the_buffer_is_found_and_cancelled() {
     let mut redis = Redis::start(&["--appendonly", "yes", "--appendfsync", "always"]);
     redis.kill();

@@ -5,7 +5,7 @@ use std::sync::{Arc, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use redis::Value;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout_at};
 
 use super::super::Place;
 use super::super::change::{Refused, millis};
@@ -19,6 +19,7 @@ use super::record::Record;
 use super::recurring::Settling;
 use super::refusals::Write;
 use super::resque::{self, Extras};
+use super::search::Turn;
 use super::unique::Holders;
 use super::{Redis, no_matter, scripts};
 use crate::share::KEPT_FOR_ADMINS;
@@ -94,7 +95,7 @@ impl Redis {
     ) -> Result<Vec<Enqueued>, Refused> {
         let why = match &self.buffer {
             Some(buffer) if buffer.has_any_of(&drafts) => None,
-            _ => match self.enqueue_in_time(&drafts, asker.is_admin).await {
+            _ => match self.enqueue_all(&drafts, asker.is_admin, false).await {
                 Ok(enqueued) => {
                     self.need_no_more(drafts.into_iter().map(|draft| draft.id));
                     return Ok(enqueued);
@@ -126,13 +127,25 @@ impl Redis {
         })
     }
 
-    async fn enqueue_in_time(&self, drafts: &[Draft], is_admin: bool) -> Result<Vec<Enqueued>, NotEnqueued> {
-        let enqueued = self.enqueue_all(drafts, is_admin, false);
-        if self.buffer.is_none() {
-            return enqueued.await;
+    /// What is asked of Redis, if it is answered by then.
+    async fn in_time<T>(
+        &self,
+        until: Option<Instant>,
+        asked: impl Future<Output = Result<T, Failed>>,
+    ) -> Result<T, Failed> {
+        match until {
+            Some(until) => timeout_at(until, asked).await.unwrap_or_else(|_| Err(self.link.unanswered())),
+            None => asked.await,
         }
-        let unanswered = |_| Err(NotEnqueued::Failed(self.link.unanswered()));
-        timeout(BUFFERED_TIMEOUT, enqueued).await.unwrap_or_else(unanswered)
+    }
+
+    /// A turn to look for jobs, if there is one by then. That there is none says nothing of Redis: others have it.
+    async fn turn_in_time(&self, until: Option<Instant>, user: Option<u32>) -> Result<Turn<'_>, Refused> {
+        let turn = self.searches.turn(user);
+        let Some(until) = until else { return turn.await };
+        let why =
+            || format!("others look for jobs in Redis, for more than {} s; try again", BUFFERED_TIMEOUT.as_secs());
+        timeout_at(until, turn).await.unwrap_or_else(|_| Err(Refused::TooMuch(why())))
     }
 
     /// What is delivered is dropped if another job has its key: that has to be exact.
@@ -145,9 +158,13 @@ impl Redis {
         let queues = self.config.max_queues;
         let queues = if is_admin { queues } else { queues - queues / KEPT_FOR_ADMINS };
         let mut holders = Holders::default();
+        // Who delivers waits for as long as it takes.
+        let most = (self.buffer.is_some() && !is_exact).then(|| Instant::now() + BUFFERED_TIMEOUT);
+        let mut until = most;
         for _ in 0..MAX_TRIES {
             let (held, new): (Vec<_>, Vec<_>) = drafts.iter().partition(|draft| holders.of(draft).is_some());
-            let reply = self.run_enqueue(&new, (queues, is_admin), is_exact, &holders, None).await;
+            let reply = self.run_enqueue(&new, (queues, is_admin), is_exact, &holders, None);
+            let reply = self.in_time(until, reply).await;
             let reply = reply.inspect_err(|failed| self.refusals.note_rights(Write::Enqueue, failed));
             let reply = reply.map_err(NotEnqueued::Failed)?;
             let reply = match redis::from_redis_value::<Vec<u64>>(reply.clone()) {
@@ -163,8 +180,10 @@ impl Redis {
                     let said: Vec<_> = said.collect();
                     // One at a time delivers, whoever has enqueued that.
                     let user = drafts.first().and_then(|draft| draft.extras.user);
-                    let _turn = if is_exact { None } else { Some(self.searches.turn(user).await?) };
-                    self.seek(&said, &mut holders).await.map_err(NotEnqueued::Failed)?;
+                    let waits = Instant::now();
+                    let _turn = if is_exact { None } else { Some(self.turn_in_time(most, user).await?) };
+                    until = until.map(|until| until + waits.elapsed());
+                    self.in_time(until, self.seek(&said, &mut holders)).await.map_err(NotEnqueued::Failed)?;
                     continue;
                 }
             };
