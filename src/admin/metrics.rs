@@ -183,7 +183,7 @@ fn families(rooms: &Rooms, queues: Option<&[Overview]>) -> Vec<MetricFamily> {
         families.extend(workers(&rooms.workers));
         if rooms.queues.is_on() {
             let are_up = queues.is_some() && !rooms.queues.refuse_writes();
-            let help = "Whether the queues can be asked now, and Redis, where it has them, takes writes.";
+            let help = "Whether the queues can be asked now, and Redis, where it has them, has memory left.";
             families.push(one("queues_up", help, [], flag(are_up)));
             families.extend(rooms.queues.totals_if_known().map(jobs));
             families.extend(queues.iter().copied().flat_map(of_queues));

@@ -224,7 +224,7 @@ impl Queues {
         of_file.or_else(of_backend).or_else(full)
     }
 
-    /// Whether Redis refuses writes, though it can be asked.
+    /// Whether Redis refuses writes of all queues, though it can be asked.
     pub fn refuse_writes(&self) -> bool {
         matches!(&self.desk, Some(Desk { backend: Backend::Redis(redis), .. }) if redis.refuses_writes())
     }

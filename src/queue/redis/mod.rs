@@ -246,7 +246,7 @@ impl Redis {
     }
 
     pub(super) fn refuses_writes(&self) -> bool {
-        self.refusals.trouble().is_some()
+        self.refusals.are_of_all_queues()
     }
 
     /// Whether something could be written, though nothing is: what takes nothing is of no use, and another may have its name by

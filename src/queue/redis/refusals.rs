@@ -64,6 +64,12 @@ impl Refusals {
         self.noted().refused.values().next().cloned()
     }
 
+    /// Whether something is refused for every queue. Rights may be of some queues alone, and anybody may use one of those that the
+    /// rules of Redis leave out.
+    pub(super) fn are_of_all_queues(&self) -> bool {
+        self.noted().refused.contains_key(&Write::Growth)
+    }
+
     /// Logs what is refused since the last time, or is no more. What comes and goes with each request has no line for each.
     pub(super) fn log(&self) {
         let Noted { refused, logged } = &mut *self.noted();
