@@ -66,7 +66,7 @@ pub(super) enum QueueReply {
     /// If it is not written, its jobs are given back.
     Taken(TakeJobsReply, Handed),
     Updated(JobUpdateReply),
-    Found(JobReply),
+    Found(Box<JobReply>),
     Cancelled(CancelJobReply),
     Listed(QueuesReply),
     Peeked(JobsReply),
@@ -103,7 +103,7 @@ impl QueueReply {
                 Ok(())
             }
             Self::Updated(updated) => reply.write(Ok(updated)),
-            Self::Found(found) => reply.write(Ok(found)),
+            Self::Found(found) => reply.write(Ok(*found)),
             Self::Cancelled(cancelled) => reply.write(Ok(cancelled)),
             Self::Listed(listed) => reply.write(Ok(listed)),
             Self::Peeked(peeked) => reply.write(Ok(peeked)),
@@ -269,7 +269,7 @@ impl Api {
             }
             QueueRequest::Find(id) => {
                 let found = self.queues.find(asker, id, may_see_job(peer)).await.map_err(refused)?;
-                QueueReply::Found(JobReply { job: self.shown(peer, found) })
+                QueueReply::Found(Box::new(JobReply { job: self.shown(peer, found) }))
             }
             QueueRequest::Cancel(id) => {
                 self.queues.cancel(asker, id, may_see_job(peer)).await.map_err(refused)?;
