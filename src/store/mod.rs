@@ -322,9 +322,8 @@ impl Publisher {
     /// The same, but leaves the further ones to [`keep_up`](Self::keep_up).
     pub fn begin(&self, batch: impl Into<Batch>) -> Revision {
         let batch = batch.into();
-        // In a first sync, all that a mapping lists is read at once.
-        let is_first = batch.whole && !self.progress().whole;
-        if batch.changes.len() < LARGE_BATCH && !is_first {
+        // Of a whole one, all that a mapping lists may have to be read at once.
+        if batch.changes.len() < LARGE_BATCH && !batch.whole {
             return self.store.publish(self.number, batch);
         }
         task::beside_others(|| self.store.publish(self.number, batch))
