@@ -708,7 +708,7 @@ fn a_mass_of_dead_jobs_whose_time_is_over_keeps_no_lease_waiting() {
     let id = enqueue(&roster, job("C", "{}")).expect("there is room");
     assert_eq!(take(&roster, 1, 3_000, 0).len(), 1);
     let fill = r#"local over = '{"queue":"mail","state":{"Dead":{"since":1}},"extras":{},"enqueued_at":1,"item":"{}"}'
-        for n = 1, 150000 do
+        for n = 1, 60000 do
             redis.call('HSET', 'resque:roster:jobs', n, over)
             redis.call('ZADD', 'resque:roster:dead:mail', 1, n)
             redis.call('ZADD', 'resque:roster:due', 1, n) end"#;

@@ -30,6 +30,8 @@ impl Redis {
     pub(crate) fn run(&mut self) {
         let mut command = Command::new("redis-server");
         command.args(["--port", &self.port.to_string(), "--bind", "127.0.0.1", "--save", ""]);
+        // What a test fills it with may take long where much else runs.
+        command.args(["--lua-time-limit", "0"]);
         command.arg("--dir").arg(self.folder.path()).arg("--unixsocket").arg(self.socket()).args(&self.options);
         self.process = Some(Process::start(command.stdout(Stdio::null()), self.folder.path()));
         eventually("Redis answers", SOON, || TcpStream::connect(("127.0.0.1", self.port)).map(drop));
