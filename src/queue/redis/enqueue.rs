@@ -5,7 +5,7 @@ use std::sync::{Arc, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use redis::Value;
-use tokio::time::{Instant, timeout_at};
+use tokio::time::{Instant, timeout, timeout_at};
 
 use super::super::Place;
 use super::super::change::{Refused, millis};
@@ -139,13 +139,13 @@ impl Redis {
         }
     }
 
-    /// A turn to look for jobs, if there is one by then. That there is none says nothing of Redis: others have it.
-    async fn turn_in_time(&self, until: Option<Instant>, user: Option<u32>) -> Result<Turn<'_>, Refused> {
+    /// A turn to look for jobs, if there is one within that time. That there is none says nothing of Redis: others have it.
+    async fn turn_in_time(&self, patience: Option<Duration>, user: Option<u32>) -> Result<Turn<'_>, Refused> {
         let turn = self.searches.turn(user);
-        let Some(until) = until else { return turn.await };
+        let Some(patience) = patience else { return turn.await };
         let why =
             || format!("others look for jobs in Redis, for more than {} s; try again", BUFFERED_TIMEOUT.as_secs());
-        timeout_at(until, turn).await.unwrap_or_else(|_| Err(Refused::TooMuch(why())))
+        timeout(patience, turn).await.unwrap_or_else(|_| Err(Refused::TooMuch(why())))
     }
 
     /// What is delivered is dropped if another job has its key: that has to be exact.
@@ -159,8 +159,8 @@ impl Redis {
         let queues = if is_admin { queues } else { queues - queues / KEPT_FOR_ADMINS };
         let mut holders = Holders::default();
         // Who delivers waits for as long as it takes.
-        let most = (self.buffer.is_some() && !is_exact).then(|| Instant::now() + BUFFERED_TIMEOUT);
-        let mut until = most;
+        let mut until = (self.buffer.is_some() && !is_exact).then(|| Instant::now() + BUFFERED_TIMEOUT);
+        let mut patience = until.map(|_| BUFFERED_TIMEOUT);
         for _ in 0..MAX_TRIES {
             let (held, new): (Vec<_>, Vec<_>) = drafts.iter().partition(|draft| holders.of(draft).is_some());
             let reply = self.run_enqueue(&new, (queues, is_admin), is_exact, &holders, None);
@@ -181,8 +181,9 @@ impl Redis {
                     // One at a time delivers, whoever has enqueued that.
                     let user = drafts.first().and_then(|draft| draft.extras.user);
                     let waits = Instant::now();
-                    let _turn = if is_exact { None } else { Some(self.turn_in_time(most, user).await?) };
+                    let _turn = if is_exact { None } else { Some(self.turn_in_time(patience, user).await?) };
                     until = until.map(|until| until + waits.elapsed());
+                    patience = patience.map(|patience| patience.saturating_sub(waits.elapsed()));
                     self.in_time(until, self.seek(&said, &mut holders)).await.map_err(NotEnqueued::Failed)?;
                     continue;
                 }

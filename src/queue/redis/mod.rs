@@ -27,7 +27,7 @@ mod unique;
 use std::collections::{HashMap, HashSet};
 use std::fmt;
 use std::io;
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, AtomicU64};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -88,6 +88,8 @@ pub(super) struct Redis {
     in_doubt: Mutex<HashSet<JobId>>,
     searches: Searches,
     recurrences: tokio::sync::Mutex<Recurrences>,
+    /// Up to when whatever was due has been looked at, in ms since 1970.
+    seen_due: AtomicU64,
     /// Whether Redis does not let what nobody uses any more be removed.
     is_untidy: AtomicBool,
     /// What it does not let be written, while it can be asked.
@@ -133,6 +135,7 @@ impl Redis {
             in_doubt: Mutex::default(),
             searches: Searches::default(),
             recurrences: tokio::sync::Mutex::new(Recurrences::new(&config.recurring)),
+            seen_due: AtomicU64::new(0),
             is_untidy: AtomicBool::new(false),
             refusals: Refusals::default(),
             all_paused: ArcSwapOption::empty(),

@@ -22,8 +22,8 @@ const ROUNDS: usize = 50;
 /// So many results are forgotten in one step of Redis.
 const FORGOTTEN: u64 = 1_000;
 
-/// What has become due within so many ms is looked at besides what waits for longest.
-const LATELY: u64 = 2_000;
+/// What is due since so many ms before the last look may be new: it is written with a delay, by clocks that differ.
+const WRITTEN_LATE: u64 = 2_000;
 
 impl Redis {
     /// Whether all is done that was due.
@@ -53,10 +53,9 @@ impl Redis {
                 self.passes_over("roster:results or roster:jobs", self.forget_results(now).await)?.unwrap_or(0);
             let is_over =
                 self.passes_over("roster:due or roster:jobs", self.look_at_due("-inf", now).await)?.unwrap_or(true);
-            if !is_over {
-                // A mass of dead jobs whose time was over before keeps no lease waiting.
-                let lately = now.saturating_sub(LATELY).to_string();
-                self.passes_over("roster:due or roster:jobs", self.look_at_due(&lately, now).await)?;
+            // A mass of dead jobs whose time was over before keeps no lease waiting.
+            if is_over || self.look_at_newly_due(now).await? {
+                self.seen_due.store(now, Ordering::Relaxed);
             }
             if moved == 0 && strays == 0 && forgotten == 0 && is_over {
                 return Ok(true);
@@ -97,6 +96,16 @@ impl Redis {
     async fn forget_results(&self, now: u64) -> Result<u64, Failed> {
         let arguments = Arguments::new(&self.keys.0).number(now).number(FORGOTTEN);
         self.link.run(&scripts::FORGET, arguments).await
+    }
+
+    /// Looks at records whose moment has come since there was none of those. Whether there are none again.
+    async fn look_at_newly_due(&self, now: u64) -> Result<bool, Failed> {
+        let seen = match self.seen_due.load(Ordering::Relaxed) {
+            0 => now,
+            seen => seen,
+        };
+        let looked = self.look_at_due(&seen.saturating_sub(WRITTEN_LATE).to_string(), now).await;
+        Ok(self.passes_over("roster:due or roster:jobs", looked)?.unwrap_or(true))
     }
 
     /// Looks at records whose moment has come since then. Whether there are none.
