@@ -43,6 +43,9 @@ fn a_full_disk_loses_no_acknowledged_job_and_takes_more_when_there_is_room() {
     let mut small = Small::prepare(400);
     let queue = format!("[queue]\npath = {:?}\n[register]", small.mount.join("queue"));
     small.roster.configure("[register]", &queue);
+    // All of the room is the queue's.
+    let of_shared_file = |folder: &Path| format!("{:?}", folder.join("shared.mdb"));
+    small.roster.configure(&of_shared_file(&small.mount), &of_shared_file(small.roster.folder()));
     small.run();
     let roster = &small.roster;
     let mut acknowledged = Vec::new();
