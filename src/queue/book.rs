@@ -9,6 +9,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use super::change::Now;
+use super::delay::Delays;
 use super::engine::{EngineError, Txn, sound};
 use super::job::{Head, JobId, NewJob, Progress, State};
 use super::keys::{self, QueueNumber};
@@ -29,6 +30,7 @@ pub(super) struct Book {
     /// All of them together.
     pub(super) total: Usage,
     pub(super) leases: Leases,
+    pub(super) delays: Delays,
     /// How far jobs are that run. It is not written: a restart forgets it.
     pub(super) progress: HashMap<JobId, Progress>,
     /// Whose turn it is to have a job taken. It is not written either.

@@ -71,8 +71,10 @@ pub(super) struct Change<'c, 'e> {
 /// A moment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Now {
-    /// By the clock on the wall, in ms since 1970: of delays, and of all that is written.
+    /// By the clock on the wall, in ms since 1970: of all that is written.
     pub(super) wall: u64,
+    /// In ms by a clock that nobody sets, and that goes on while the machine sleeps: of delays.
+    pub(super) since_boot: u64,
     /// In ms by a clock that nobody sets, and that stands still while the machine sleeps, as those do who have jobs: of
     /// leases.
     pub(super) uptime: u64,
@@ -136,9 +138,10 @@ impl Change<'_, '_> {
             _ => None,
         };
         let timeout = Duration::from_millis(timeout_ms);
-        let state = match self.book.leases.end_of(id) {
-            Some(end) => State::Running { until: self.now.wall + end.saturating_sub(self.now.uptime) },
-            None => state,
+        let state = match (state, self.book.leases.end_of(id)) {
+            (_, Some(end)) => State::Running { until: self.now.wall + end.saturating_sub(self.now.uptime) },
+            (State::Delayed { until }, None) => State::Delayed { until: self.book.delays.due(id, until, self.now) },
+            (state, None) => state,
         };
         let progress = self.book.progress.get(&id).cloned();
         let (payload, result) = match state {
@@ -260,7 +263,10 @@ impl Change<'_, '_> {
         *head.state.order().count_in(&mut queue.counts) += 1;
         match head.state {
             State::Waiting => {}
-            State::Delayed { until } => queue.first_delayed = queue.first_delayed.min(until),
+            State::Delayed { until } => {
+                queue.first_delayed = queue.first_delayed.min(until);
+                self.book.delays.insert(id, self.now.since_boot + until.saturating_sub(self.now.wall));
+            }
             State::Running { .. } => {
                 let (end, key) = (self.now.uptime + head.lease_ms, head.limit_key.as_deref().map(Arc::from));
                 self.book.leases.grant(Lease { end, id, queue: head.queue, taker: head.taker, key });
@@ -277,6 +283,7 @@ impl Change<'_, '_> {
         let count = head.state.order().count_in(&mut queue.counts);
         *count = count.saturating_sub(1);
         self.book.leases.remove(id);
+        self.book.delays.remove(id);
         self.txn.delete(&place_of(id, head))
     }
 

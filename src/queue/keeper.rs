@@ -13,7 +13,7 @@ use tokio::time::sleep;
 
 use super::attempt::{Most, Update};
 use super::book::Book;
-use super::change::{Change, Fault, Now, Outcome, Refused, Tally};
+use super::change::{Change, Fault, Now, Outcome, Refused, Tally, millis};
 use super::death::Death;
 use super::engine::{self, Engine, EngineError, NotOpened, Stamp, Txn, sound};
 use super::enqueue::Asker;
@@ -22,7 +22,7 @@ use super::job::{Job, JobId};
 use super::limit::Looks;
 use super::requests::Requests;
 use super::{ASK_SIZE, Config, Known, Place, Recurrences, Sources, Totals, keys};
-use crate::clock::millis_since_1970;
+use crate::clock::{Moment, millis_since_1970};
 use crate::metrics::Metrics;
 use crate::permissions::own::name_of;
 use crate::permissions::{Claim, NotClaimed};
@@ -493,7 +493,7 @@ impl Keeper {
 
     /// How long nothing has to be done that nobody asks for.
     fn rest(&self, Opened { txn, book }: &Opened<'_>) -> Duration {
-        let Now { wall, uptime } = self.now();
+        let Now { wall, since_boot, uptime } = self.now();
         let keep_dead = self.config.keep_dead.as_millis() as u64;
         let of_queues = book
             .queues
@@ -501,11 +501,12 @@ impl Keeper {
             .flat_map(|queue| [queue.first_delayed, queue.first_dead.saturating_add(keep_dead), queue.first_done]);
         let next = of_queues.min().unwrap_or(u64::MAX).saturating_sub(wall);
         let lease = book.leases.first().map_or(u64::MAX, |lease| lease.end.saturating_sub(uptime));
+        let delay = book.delays.first().map_or(u64::MAX, |(end, _)| end.saturating_sub(since_boot));
         let recurring = self.recurrences.next_look().saturating_sub(wall);
         // Of those that are not open yet.
         let held = book.queues.values().filter_map(|queue| queue.held_until.filter(|until| *until > uptime)).min();
         let held = held.map_or(u64::MAX, |until| until - uptime);
-        let rest = Duration::from_millis(next.min(lease).min(recurring)).min(MAX_REST);
+        let rest = Duration::from_millis(next.min(delay).min(lease).min(recurring)).min(MAX_REST);
         let rest = match self.full_since {
             Some(since) => rest.max(RETRY_DELAY.saturating_sub(since.elapsed())),
             None => rest,
@@ -528,7 +529,11 @@ impl Keeper {
     }
 
     fn now(&self) -> Now {
-        Now { wall: millis_since_1970(SystemTime::now()), uptime: self.uptime_of(Instant::now()) }
+        Now {
+            wall: millis_since_1970(SystemTime::now()),
+            since_boot: millis(Moment::now().since_boot()),
+            uptime: self.uptime_of(Instant::now()),
+        }
     }
 
     fn uptime_of(&self, at: Instant) -> u64 {

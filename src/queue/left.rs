@@ -84,7 +84,7 @@ fn look_into(folder: &Path, config: &Config) -> Result<Left, String> {
 
 fn read(engine: &mut Engine) -> Result<Left, EngineError> {
     let txn = engine.begin()?;
-    let now = Now { wall: millis_since_1970(SystemTime::now()), uptime: 0 };
+    let now = Now { wall: millis_since_1970(SystemTime::now()), since_boot: 0, uptime: 0 };
     let book = Book::load(&txn, now, &HashMap::new())?;
     let mut left = Left { are_of_a_buffer: sound(txn.get(keys::BUFFER))? != Some(None), ..Left::default() };
     for Counts { waiting, delayed, running, dead, .. } in book.queues.values().map(|queue| &queue.counts) {

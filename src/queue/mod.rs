@@ -12,6 +12,7 @@ mod check;
 mod config;
 mod control;
 mod death;
+mod delay;
 mod due;
 mod engine;
 mod enqueue;

@@ -215,7 +215,7 @@ fn what_recurs_is_enqueued_once_for_each_time_over_restarts_and_jumps_of_the_clo
 }
 
 #[test]
-fn a_clock_that_jumps_ends_no_lease_and_delays_go_by_it() {
+fn a_clock_that_jumps_ends_no_lease_and_no_delay() {
     let mut roster = Roster::prepare_file("roster.sock", "\"/a\" = \"one\"");
     roster.configure("[register]", "[queue]\npath = 'queue'\n[register]");
     let clock = Clock::new(roster.folder());
@@ -232,7 +232,21 @@ fn a_clock_that_jumps_ends_no_lease_and_delays_go_by_it() {
         done(&roster, &taken[0]).expect("it has the lease");
     }
     clock.jump(2);
+    let next = enqueue(&roster, job(Vec::new())).expect("there is room");
+    let taken = take(&roster);
+    assert_eq!(ids(&taken), [next], "the delay of the other one goes on");
+    done(&roster, &taken[0]).expect("it has the lease");
+    let short = enqueue(&roster, NewJob { delay_ms: Some(1_000), ..job(Vec::new()) }).expect("there is room");
+    clock.jump(-30);
     let taken = eventually("the delay is over", SOON, || {
+        let taken = take(&roster);
+        ensure(ids(&taken) == [short], format!("{taken:?}")).map(|()| taken)
+    });
+    done(&roster, &taken[0]).expect("it has the lease");
+    clock.jump(2);
+    roster.kill();
+    run_by(&clock, &mut roster);
+    let taken = eventually("over a restart a delay goes by the wall", SOON, || {
         let taken = take(&roster);
         ensure(ids(&taken) == [later], format!("{taken:?}")).map(|()| taken)
     });
@@ -241,7 +255,7 @@ fn a_clock_that_jumps_ends_no_lease_and_delays_go_by_it() {
     assert_eq!(enqueue(&roster, NewJob { timeout_ms: Some(1_000), ..job(Vec::new()) }).map(drop).ok(), Some(()));
     let short = take(&roster);
     roster.kill();
-    clock.jump(-50);
+    clock.jump(-48);
     run_by(&clock, &mut roster);
     let again = eventually("its lease ends, though it was given two days later", SOON, || {
         let taken = take(&roster);

@@ -73,6 +73,6 @@ fn a_file_that_was_written_is_opened_by_no_version_that_cannot_read_it() {
     let mut txn = engine.begin().expect("a transaction");
     txn.put(keys::META, &written(&later)).expect("there is room");
     txn.commit().expect("there is room");
-    let refused = Book::load(&txn, Now { wall: KILLED, uptime: KILLED }, &HashMap::new());
+    let refused = Book::load(&txn, Now { wall: KILLED, since_boot: KILLED, uptime: KILLED }, &HashMap::new());
     assert!(matches!(refused, Err(EngineError::Format(4))), "{refused:?}");
 }

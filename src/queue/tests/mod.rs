@@ -52,7 +52,7 @@ impl Fixture {
     }
 
     fn time(&self) -> Now {
-        Now { wall: self.now + self.set_forward, uptime: self.now }
+        Now { wall: self.now + self.set_forward, since_boot: self.now, uptime: self.now }
     }
 
     /// As another process finds it.
@@ -512,7 +512,7 @@ fn a_lease_lasts_no_longer_than_it_was_granted_where_the_clock_was_set_back() {
 }
 
 #[test]
-fn whoever_sets_the_clock_ends_no_lease_and_delays_go_by_the_new_time() {
+fn whoever_sets_the_clock_ends_no_lease_and_no_delay() {
     let mut queue = Fixture::new(Config::default());
     let id = queue.enqueue(job("mail", "a"));
     let delayed = queue.enqueue(NewJob { delay: Duration::from_secs(7_200), ..job("later", "b") });
@@ -520,8 +520,29 @@ fn whoever_sets_the_clock_ends_no_lease_and_delays_go_by_the_new_time() {
     queue.set_forward = 7_200_000;
     assert_eq!(queue.state(id), Some(State::Running { until: queue.now + 7_200_000 + 60_000 }));
     assert_eq!(queue.take("mail"), None, "its lease goes on");
-    assert_eq!(queue.take("later").map(|job| job.id), Some(delayed));
+    assert_eq!(queue.take("later"), None, "its delay goes on");
+    let until = queue.now + 7_200_000 + queue.set_forward;
+    assert_eq!(queue.state(delayed), Some(State::Delayed { until }));
     assert_eq!(queue.update(&taken, Update::Done), Ok(None));
+    queue.now += 7_200_000;
+    assert_eq!(queue.take("later").map(|job| job.id), Some(delayed));
+}
+
+#[test]
+fn a_delay_is_over_in_its_time_where_the_clock_was_set_back_and_over_a_restart_it_goes_by_the_wall() {
+    let mut queue = Fixture::new(Config::default());
+    queue.set_forward = DAY;
+    let ids = ["a", "b"].map(|name| queue.enqueue(NewJob { delay: Duration::from_secs(60), ..job(name, name) }));
+    queue.set_forward = 0;
+    assert_eq!(ids.map(|id| queue.state(id)), [Some(State::Delayed { until: queue.now + 60_000 }); 2]);
+    queue.now += 59_999;
+    assert_eq!(queue.take("a"), None);
+    queue.now += 1;
+    assert_eq!(queue.take("a").map(|job| job.id), Some(ids[0]));
+    let retried = queue.enqueue(NewJob { delay: Duration::from_secs(60), ..job("c", "c") });
+    queue.reopen();
+    queue.set_forward = 60_000;
+    assert_eq!(queue.take("c").map(|job| job.id), Some(retried));
 }
 
 #[test]
