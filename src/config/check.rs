@@ -307,7 +307,6 @@ impl Check<'_> {
             ("queue.max_bytes", no_file && queue.max_bytes != default.max_bytes, size),
             ("queue.durability", no_file && queue.durability != default.durability, sync),
             ("queue.sync_interval", no_file && queue.sync_interval != default.sync_interval, sync),
-            ("queue.limit", in_redis && !queue.limit.is_empty(), "or set `path` in its place"),
         ] {
             if in_vain {
                 let message = format!("is not for jobs in Redis, where `queue.backend` has them: leave it out, {cure}");
@@ -355,6 +354,11 @@ impl Check<'_> {
         });
         if self.require(&of_queue) {
             self.object_if(!is_limited, &of_queue, "has no limit: set `concurrency`, `rate`, or both");
+        }
+        if limit.key && queue.backend.is_some() {
+            let message = "is not for jobs in Redis, where `queue.backend` has them: they are taken from the front of \
+                           a queue, whatever their keys; leave it out to limit the whole queue, or use one per key";
+            self.object(&[&key.child("key"), &"queue.backend".into()], message);
         }
         let is_second = queue.limit[..number].iter().any(|it| it.queue == limit.queue && it.key == limit.key);
         self.object_if(is_second, &of_queue, "has such a limit already: make them one");

@@ -34,7 +34,9 @@ fn check_one(job: &NewJob, config: &Config) -> Result<(), Refused> {
         return invalid("priority", "queues in Redis have no order by it: use a queue of its own instead".to_owned());
     }
     if job.limit_key.is_some() && config.backend.is_some() {
-        return invalid("limitKey", "queues in Redis have no limits".to_owned());
+        let why =
+            "limits of queues in Redis are of whole queues: use a queue of its own, with a `[[queue.limit]]`, instead";
+        return invalid("limitKey", why.to_owned());
     }
     if job.delay > MAX_DELAY {
         return invalid("delayMs", format!("it is longer than {} days", MAX_DELAY.as_secs() / 86_400));

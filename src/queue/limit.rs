@@ -108,12 +108,12 @@ impl Rate {
     const MAX_COUNT: u32 = 1_000_000;
 
     /// How long one takes, in µs, as all times here.
-    fn interval(self) -> u64 {
+    pub(super) fn interval(self) -> u64 {
         (self.period.as_micros() as u64).div_ceil(self.count.into())
     }
 
     /// How long it takes until an empty bucket is full.
-    fn to_fill(self) -> u64 {
+    pub(super) fn to_fill(self) -> u64 {
         u64::from(self.count) * self.interval()
     }
 

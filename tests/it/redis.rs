@@ -406,7 +406,7 @@ fn what_is_not_done_in_redis_is_refused() {
     enqueue(&roster, job("C", "{}")).expect("there is room");
     for (wrong, why) in [
         (NewJob { priority: Some(0), ..job("C", "{}") }, "have no order by it"),
-        (NewJob { limit_key: Some("k".into()), ..job("C", "{}") }, "have no limits"),
+        (NewJob { limit_key: Some("k".into()), ..job("C", "{}") }, "are of whole queues"),
     ] {
         let refused: InvalidRequest = exception(enqueue(&roster, wrong)).expect("it is not for Redis");
         assert!(refused.message.contains(why), "{refused:?}");

@@ -121,10 +121,13 @@ fn what_recurs_has_a_name_of_its_own_a_schedule_and_a_zone() {
 #[test]
 fn what_does_not_hold_where_the_jobs_are_is_refused() {
     let limit = "keep_results = '1h'\n[[queue.limit]]\nqueue = 'q'\nconcurrency = 1\n";
-    let table = format!("{limit}[[queue.recurring]]\nname = 'a'\nqueue = 'q'\njob = 'j'\nschedule = '@daily'\n");
+    let recurring = "[[queue.recurring]]\nname = 'a'\nqueue = 'q'\njob = 'j'\nschedule = '@daily'\n";
+    let table = format!("{limit}key = true\n{recurring}");
     let settings = "path = '/q'\nmax_bytes = '1MiB'\ndurability = 'batched'\nsync_interval = '1s'\n";
     let told = diagnostics(&format!("[queue]\nbackend = 'redis://r'\n{settings}{table}"), &[], &[]);
     let start = "is not for jobs in Redis, where `queue.backend` has them: leave it out,";
+    let of_keys = "is not for jobs in Redis, where `queue.backend` has them: they are taken from the front of \
+                   a queue, whatever their keys; leave it out to limit the whole queue, or use one per key";
     assert_eq!(
         told,
         format!(
@@ -133,11 +136,15 @@ roster.toml:3: queue.path: {start} or `backend` for a folder, or set `buffer`
 roster.toml:4: queue.max_bytes: {start} set `maxmemory` of Redis
 roster.toml:5: queue.durability: {start} set `appendfsync` of Redis
 roster.toml:6: queue.sync_interval: {start} set `appendfsync` of Redis
-roster.toml:8: queue.limit: {start} or set `path` in its place"
+roster.toml:11: queue.limit.0.key: {of_keys}"
         )
     );
     let told = diagnostics(&format!("[queue]\nbackend = 'redis://r'\nbuffer = true\n{settings}{table}"), &[], &[]);
-    assert_eq!(told, format!("roster.toml:9: queue.limit: {start} or set `path` in its place"));
+    assert_eq!(told, format!("roster.toml:12: queue.limit.0.key: {of_keys}"));
+    for settings in ["", "buffer = true\npath = '/q'\n"] {
+        let config = load(&format!("[queue]\nbackend = 'redis://r'\n{settings}{limit}{recurring}"), &[], &[]);
+        assert_eq!(config.expect("a limit of the whole queue").queue.limit.len(), 1);
+    }
     let told = diagnostics("[queue]\nbackend = 'redis://r'\nbuffer = true\n", &[], &[]);
     assert!(told.starts_with("roster.toml:3: queue.buffer: needs `queue.backend`, and `queue.path`"), "{told}");
     let told = diagnostics("[queue]\npath = '/q'\nprefix = 'a:'\npassword_file = '/p'\n", &[], &[]);

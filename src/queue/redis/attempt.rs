@@ -104,7 +104,8 @@ impl Redis {
         lease: Option<Duration>,
     ) -> Result<Vec<Job>, Refused> {
         loop {
-            let arguments = Arguments::new(&self.keys.0)
+            let arguments = self
+                .limits_of(queues)?
                 .number(self.largest())
                 .number(most.jobs as u64)
                 .number(most.bytes.min(MAX_BYTES) as u64)
@@ -471,7 +472,7 @@ impl Redis {
         if wanted.is_empty() {
             return Ok(());
         }
-        let ready: Vec<String> = self.link.run(&scripts::READY, Arguments::new(&self.keys.0).texts(wanted)).await?;
+        let ready: Vec<String> = self.link.run(&scripts::READY, self.limits_of(&wanted)?.texts(wanted)).await?;
         if !ready.is_empty() {
             self.ready.send_replace(ready.into_iter().collect());
         }

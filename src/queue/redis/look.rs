@@ -28,8 +28,9 @@ const MAX_NAMED: usize = 20;
 /// A page has no more.
 const MAX_PAGE: u64 = 200;
 
-/// Whether a queue is paused, how many jobs wait, are delayed, run, are dead, and are done, and its first element.
-type Counts = (bool, i64, u64, u64, u64, u64, Vec<u8>);
+/// Whether a queue is paused, how many jobs wait, are delayed, run, are dead, and are done, whether its limit lets none
+/// begin, which key is in the way of that, and its first element.
+type Counts = (bool, i64, u64, u64, u64, u64, bool, String, Vec<u8>);
 
 impl Redis {
     pub(in crate::queue) async fn overviews(
@@ -92,12 +93,26 @@ impl Redis {
 
     /// How long jobs have waited is known where their first ones have so many bytes together.
     pub(super) async fn overviews_of(&self, names: Vec<String>, bytes: u64) -> Result<Vec<Overview>, Failed> {
-        let arguments = Arguments::new(&self.keys.0).number(self.largest()).number(bytes).texts(&names);
+        let arguments = self.limits_of(&names)?.number(self.largest()).number(bytes).texts(&names);
         let counts: Vec<Counts> = self.link.run(&scripts::COUNT, arguments).await?;
-        let overview = |(name, (is_paused, waiting, delayed, running, dead, done, first)): (_, Counts)| {
+        let overview = |(name, counts): (String, Counts)| {
+            let (is_paused, waiting, delayed, running, dead, done, is_limited, in_the_way, first) = counts;
+            self.note_in_the_way(&name, &in_the_way);
             let oldest_waiting = resque::read(&first).and_then(|item| item.enqueued_at);
             let waiting = u64::try_from(waiting).unwrap_or(0);
-            Overview { name, is_paused, waiting, delayed, running, dead, done, oldest_waiting, ..Overview::default() }
+            let limited = if is_limited { waiting } else { 0 };
+            Overview {
+                name,
+                is_paused,
+                waiting,
+                limited,
+                delayed,
+                running,
+                dead,
+                done,
+                oldest_waiting,
+                ..Overview::default()
+            }
         };
         Ok(names.into_iter().zip(counts).map(overview).collect())
     }

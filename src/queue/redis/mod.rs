@@ -11,6 +11,7 @@ mod buffer;
 mod control;
 mod enqueue;
 mod keys;
+mod limit;
 mod link;
 mod look;
 mod record;
@@ -92,6 +93,8 @@ pub(super) struct Redis {
     seen_due: AtomicU64,
     /// Whether Redis does not let what nobody uses any more be removed.
     is_untidy: AtomicBool,
+    /// Queues that wait since a key of another type is in the way of their limits.
+    in_the_way: Mutex<HashSet<String>>,
     /// What it does not let be written, while it can be asked.
     refusals: Refusals,
     /// Why all queues stand still, as others want it.
@@ -137,6 +140,7 @@ impl Redis {
             recurrences: tokio::sync::Mutex::new(Recurrences::new(&config.recurring)),
             seen_due: AtomicU64::new(0),
             is_untidy: AtomicBool::new(false),
+            in_the_way: Mutex::default(),
             refusals: Refusals::default(),
             all_paused: ArcSwapOption::empty(),
             wanted: Mutex::default(),

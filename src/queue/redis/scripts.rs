@@ -133,21 +133,82 @@ pub(super) static ENQUEUE: LazyLock<Script> = LazyLock::new(|| {
     )
 });
 
+/// Before scripts that keep to limits: they are given the prefix, the time in ms, and how many limits there are; of
+/// each its queue, how many jobs may run, how long one takes by the rate, and how long the bucket takes to fill, in µs;
+/// 0: without. What else they are given begins at `first`.
+///
+/// `roster:rates` has when the bucket of each queue is full, in µs. The time of whoever wrote that may be ahead of this
+/// one by as long as Redis may take to answer, 5 s: what is later than that is of a clock that was set back since.
+const LIMITS: &str = r"
+        local p, now, limits, first = ARGV[1], tonumber(ARGV[2]), {}, 4 + 4 * tonumber(ARGV[3])
+        for at = 4, first - 1, 4 do
+            local most, interval, fill = tonumber(ARGV[at + 1]), tonumber(ARGV[at + 2]), tonumber(ARGV[at + 3])
+            limits[ARGV[at]] = {most = most, interval = interval, fill = fill}
+        end
+        local popped, are_too_many
+        -- How many jobs of a queue are taken off it and not settled yet.
+        local function unsettled(q)
+            if not popped then
+                local key, bytes = p .. 'roster:popped', 8388608
+                local count = redis.pcall('ZCARD', key)
+                popped, are_too_many = {}, type(count) ~= 'number' or count > 1000
+                for at = 0, are_too_many and -1 or count - 1 do
+                    local member = redis.call('ZRANGE', key, at, at)[1]
+                    local length = string.match(member, '^(%d+):')
+                    if length then
+                        local of = string.sub(member, #length + 2, #length + 1 + length)
+                        popped[of] = (popped[of] or 0) + 1
+                    end
+                    bytes = bytes - #member
+                    if bytes <= 0 then
+                        are_too_many = true
+                        break
+                    end
+                end
+            end
+            return are_too_many and math.huge or popped[q] or 0
+        end
+        local function set_full_at(call, q, full_at)
+            limits[q].full_at = full_at
+            call('HSET', p .. 'roster:rates', q, string.format('%.0f', full_at))
+        end
+        -- How many more jobs of a queue may begin; and which key is of another type, so that this is not known.
+        local function more_of(q)
+            local limit, more = limits[q], math.huge
+            if not limit then return more end
+            -- What ended a minute ago may have no record by which it is looked at, and would have its place for ever.
+            local key = p .. 'roster:running:' .. q
+            local running = redis.pcall('ZCOUNT', key, now - 60000, '+inf')
+            if type(running) ~= 'number' then return 0, key end
+            if limit.most > 0 then more = limit.most - running - unsettled(q) end
+            if limit.interval > 0 then
+                key = p .. 'roster:rates'
+                local held = redis.pcall('HGET', key, q)
+                if type(held) == 'table' then return 0, key end
+                local now = now * 1000
+                limit.full_at = math.max(tonumber(string.match(held or '', '^%d+$') or 0), now)
+                if limit.full_at > now + limit.fill + 5000000 then set_full_at(redis.pcall, q, now + limit.fill) end
+                more = math.min(more, math.floor((now + limit.fill - limit.full_at) / limit.interval))
+            end
+            return more
+        end";
+
 /// Takes elements off queues and keeps each in a set, from which it comes back unless what takes it is soon settled:
-/// `{queue, element, …}`. One that is too large is set aside: `{queue, length, …}`.
+/// `{queue, element, …}`. One that is too large is set aside: `{queue, length, …}`. A queue whose limit lets none begin
+/// is passed over.
 pub(super) static POP: LazyLock<Script> = LazyLock::new(|| {
-    Script::new(
-        r"
-        local p, largest, most, bytes, back = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[4]), tonumber(ARGV[5])
-        local reply, taken = {}, 0
+    let pop = r"
+        local largest, most, bytes = tonumber(ARGV[first]), tonumber(ARGV[first + 1]), tonumber(ARGV[first + 2])
+        local back, reply, taken = tonumber(ARGV[first + 3]), {}, 0
         if redis.pcall('GET', p .. 'pause-all-workers') == 'true' then return reply end
         -- What begins with a write that makes nothing grow is not refused where there is no memory left.
         redis.pcall('ZREM', p .. 'roster:popped', '')
-        for number = 6, #ARGV do
+        for number = first + 4, #ARGV do
             local q = ARGV[number]
             local key = p .. 'queue:' .. q
             if redis.call('SISMEMBER', p .. 'roster:paused', q) == 0 then
-                while taken < most and bytes > 0 do
+                local more, limit = more_of(q), limits[q]
+                while taken < most and bytes > 0 and more > 0 do
                     local item = redis.pcall('LINDEX', key, 0)
                     if type(item) ~= 'string' then break end
                     if #item > largest then
@@ -158,9 +219,13 @@ pub(super) static POP: LazyLock<Script> = LazyLock::new(|| {
                     else
                         local member = #q .. ':' .. q .. item
                         if redis.call('ZSCORE', p .. 'roster:popped', member) then break end
+                        if limit and limit.interval > 0 then
+                            set_full_at(redis.call, q, limit.full_at + limit.interval)
+                        end
                         -- What is put back last is the first again: parts of a millisecond have their order.
                         redis.call('ZADD', p .. 'roster:popped', back + (most - taken) / 1024, member)
                         redis.call('LPOP', key)
+                        more = more - 1
                         table.insert(reply, q)
                         table.insert(reply, item)
                     end
@@ -169,8 +234,8 @@ pub(super) static POP: LazyLock<Script> = LazyLock::new(|| {
                 end
             end
         end
-        return reply",
-    )
+        return reply";
+    Script::new(&[LIMITS, pop].concat())
 });
 
 /// A step: it carries out commands if all is as expected. `FREE` frees the unique key of a job; `ASIDE` moves a list's first
@@ -368,46 +433,53 @@ pub(super) static POPPED: LazyLock<Script> = LazyLock::new(|| {
     )
 });
 
-/// How a queue stands: whether it is paused, its lengths (-1: it is no list), and its first element, if it is not too large.
+/// How a queue stands: whether it is paused, its lengths (-1: it is no list), whether its limit lets none begin of what
+/// waits, which key of another type is in the way of that limit, and its first element, if it is not too large.
 /// To look at large ones takes Redis a while: after so many bytes of them, which may be none, it looks at no more.
 pub(super) static COUNT: LazyLock<Script> = LazyLock::new(|| {
-    Script::new(
-        r"
-        local p, largest, bytes, reply = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3]), {}
+    let count = r"
+        local largest, bytes, reply = tonumber(ARGV[first]), tonumber(ARGV[first + 1]), {}
         local function size(command, key)
             local size = redis.pcall(command, key)
             return type(size) == 'number' and size or nil
         end
-        for number = 4, #ARGV do
+        for number = first + 2, #ARGV do
             local q = ARGV[number]
             local length = size('LLEN', p .. 'queue:' .. q) or -1
-            table.insert(reply, redis.call('SISMEMBER', p .. 'roster:paused', q))
+            local is_paused = redis.call('SISMEMBER', p .. 'roster:paused', q)
+            table.insert(reply, is_paused)
             table.insert(reply, length)
             for _, state in ipairs({'delayed', 'running', 'dead', 'done'}) do
                 table.insert(reply, size('ZCARD', p .. 'roster:' .. state .. ':' .. q) or 0)
             end
+            local more, in_the_way = 1, nil
+            local waits = limits[q] and length > 0 and is_paused == 0
+            if waits and redis.pcall('GET', p .. 'pause-all-workers') ~= 'true' then more, in_the_way = more_of(q) end
+            table.insert(reply, more > 0 and 0 or 1)
+            table.insert(reply, in_the_way or '')
             local first = bytes > 0 and length > 0 and redis.call('LINDEX', p .. 'queue:' .. q, 0) or ''
             bytes = bytes - #first
             table.insert(reply, #first <= largest and first or '')
         end
-        return reply",
-    )
+        return reply";
+    Script::new(&[LIMITS, count].concat())
 });
 
 /// Which of these queues have jobs to hand out.
 pub(super) static READY: LazyLock<Script> = LazyLock::new(|| {
-    Script::new(
-        r"
-        local p, reply = ARGV[1], {}
+    let ready = r"
+        local reply = {}
         if redis.pcall('GET', p .. 'pause-all-workers') == 'true' then return reply end
-        for number = 2, #ARGV do
-            local length = redis.pcall('LLEN', p .. 'queue:' .. ARGV[number])
-            if type(length) == 'number' and length > 0 and redis.call('SISMEMBER', p .. 'roster:paused', ARGV[number]) == 0 then
-                table.insert(reply, ARGV[number])
+        for number = first, #ARGV do
+            local q = ARGV[number]
+            local length = redis.pcall('LLEN', p .. 'queue:' .. q)
+            if type(length) == 'number' and length > 0 and redis.call('SISMEMBER', p .. 'roster:paused', q) == 0
+                and more_of(q) > 0 then
+                table.insert(reply, q)
             end
         end
-        return reply",
-    )
+        return reply";
+    Script::new(&[LIMITS, ready].concat())
 });
 
 /// Removes the unique keys of queues that have no jobs that could hold one; and where there are more than half as many queues as
