@@ -44,6 +44,7 @@ mod recorded;
 mod redis;
 mod redis_buffer;
 mod redis_faults;
+mod redis_limits;
 mod redis_recurring;
 mod register;
 mod register_socket;

@@ -30,13 +30,13 @@ fn at(url: &str, settings: &str) -> Roster {
 }
 
 /// Once the sidecar has a connection.
-fn connected(redis: &Redis, settings: &str) -> Roster {
+pub(crate) fn connected(redis: &Redis, settings: &str) -> Roster {
     let roster = roster(redis, settings);
     works(&roster);
     roster
 }
 
-fn works(roster: &Roster) {
+pub(crate) fn works(roster: &Roster) {
     eventually("the queues can be used", SOON, || {
         let reply = roster.client().queues(QueuesQuery::default()).map_err(|error| error.to_string())?;
         reply.trouble.map_or(Ok(()), Err)
@@ -68,7 +68,7 @@ fn take(roster: &Roster, limit: i32, lease_ms: impl Into<Option<i64>>, wait_ms: 
     roster.client().take_jobs(request).expect("an answer").jobs
 }
 
-fn update(roster: &Roster, job: &Job, action: JobAction) -> thrift::Result<()> {
+pub(crate) fn update(roster: &Roster, job: &Job, action: JobAction) -> thrift::Result<()> {
     roster
         .client()
         .update_job(JobUpdate::new(job.id, job.attempt, action, None, "no route".to_owned(), None, None, None))
@@ -91,7 +91,7 @@ fn counts(roster: &Roster) -> [i64; 4] {
 }
 
 /// How often Redis has carried out a command.
-fn calls(redis: &Redis, command: &str) -> u64 {
+pub(crate) fn calls(redis: &Redis, command: &str) -> u64 {
     let (stats, start) = (redis.ask(&["INFO", "commandstats"]), format!("cmdstat_{command}:calls="));
     let calls = stats.lines().find_map(|line| line.strip_prefix(start.as_str())?.split(',').next()?.parse().ok());
     calls.unwrap_or(0)
