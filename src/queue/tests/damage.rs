@@ -279,7 +279,8 @@ fn no_damage_of_a_page_ends_the_process_and_where_the_file_opens_few_jobs_are_lo
         queue.enqueue(NewJob { payload: vec![7; number * 60], ..job("mail", "a") });
     }
     queue.take("mail").expect("a job");
-    let (now, later) = (queue.time(), Now { wall: queue.now + DAY, since_boot: queue.now + DAY, uptime: queue.now + DAY });
+    let (now, later) =
+        (queue.time(), Now { wall: queue.now + DAY, since_boot: queue.now + DAY, uptime: queue.now + DAY });
     queue.opened = None;
     let folder = queue.folder.path().join("queue");
     let (file, config) = (file_in(&folder), Config::default());
