@@ -34,6 +34,9 @@ use crate::task::{Stop, Tasks};
 const MAX_DRAINS: usize = 1_024;
 const MAX_EJECTIONS: usize = 4_096;
 
+/// Of so many services the log says, once, that not all is ejected that should be.
+const MAX_SPARED: usize = 1_024;
+
 /// The longest drain.
 const MAX_DRAIN: Duration = Duration::from_secs(30 * 24 * 60 * 60);
 
@@ -149,6 +152,8 @@ struct Work {
     unsettled: HashMap<(Arc<str>, Arc<str>), Withholding>,
     /// Whether something else is withheld than is to be kept.
     is_unrecorded: bool,
+    /// The services of which the log says that not all is ejected that should be.
+    spared: HashSet<Arc<str>>,
 }
 
 /// Why an instance is not ejected.
@@ -214,6 +219,7 @@ impl Withholder {
             drains: HashMap::new(),
             unsettled: HashMap::new(),
             is_unrecorded: false,
+            spared: HashSet::new(),
         };
         work.restore(left, Moment::now(), SystemTime::now());
         (withholder, work, received, keeper)
@@ -511,6 +517,19 @@ impl Work {
                 if let Some(why) = spared {
                     tracing::debug!(%service, %address, reason, ?why, "an instance is not ejected");
                     reported.outliers.spare(&place);
+                    drop(reported);
+                    let is_off = self.config.max_percent == 0;
+                    if why == Spared::Enough
+                        && !is_off
+                        && self.spared.len() < MAX_SPARED
+                        && self.spared.insert(service.clone())
+                    {
+                        tracing::warn!(
+                            %service, %address, reason,
+                            "an instance is not ejected, though its callers report failures: others of its version and \
+                             group are, or there are too few of them; see `max_percent` and `reporters` of `[eject]`"
+                        );
+                    }
                     continue;
                 }
                 let time = reported.outliers.eject(Moment::now(), &place);
