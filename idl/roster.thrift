@@ -1431,7 +1431,8 @@ enum QueueAction {
   RESUME = 2,
   /** Its jobs in `state` are removed. */
   PURGE = 3,
-  /** Its dead jobs, or the one with `id`, wait again as if they were new, and are unique no more. */
+  /** Its dead jobs, or the one with `id`, wait again as if they were new. One whose key another job of the queue has, or
+      which had it until `START`, is unique no more. */
   RETRY = 4,
   /** Its jobs that wait, are delayed or dead are in the queue `to` from then on, with their ids. One whose key a job of that
       queue has is unique no more. */

@@ -34,7 +34,8 @@ final class QueueAction
     const PURGE = 3;
 
     /**
-     * Its dead jobs, or the one with `id`, wait again as if they were new, and are unique no more.
+     * Its dead jobs, or the one with `id`, wait again as if they were new. One whose key another job of the queue has, or
+     * which had it until `START`, is unique no more.
      */
     const RETRY = 4;
 

@@ -4,7 +4,7 @@ use super::change::{Change, MAX_MOVED, Outcome, Refused};
 use super::check::check_name;
 use super::engine::EngineError;
 use super::enqueue::Asker;
-use super::job::{Head, JobId, MAX_QUEUE_NAME, State};
+use super::job::{Head, JobId, MAX_QUEUE_NAME, State, Until};
 use super::keys::{self, QueueNumber};
 use super::order::Order;
 
@@ -49,8 +49,16 @@ impl Change<'_, '_> {
         }
     }
 
+    /// It has its unique key again, unless another job has that by now. One that it had until it started is over.
     fn revive(&mut self, id: JobId, head: &Head) -> Result<(), EngineError> {
-        self.moved(id, head, &Head { state: State::Waiting, failures: 0, lost: 0, unique: None, ..head.clone() })
+        let mut next = Head { state: State::Waiting, failures: 0, lost: 0, unique: None, ..head.clone() };
+        if let Some(unique) = head.unique.as_ref().filter(|unique| unique.until == Until::Success)
+            && self.holder_of(head.queue, &unique.key)?.is_none_or(|holder| holder == id)
+        {
+            self.txn.put(&keys::unique(head.queue, &unique.key), &id.to_be_bytes())?;
+            next.unique = Some(unique.clone());
+        }
+        self.moved(id, head, &next)
     }
 
     /// Takes jobs that nobody performs to another queue, with their ids: how many, and whether there are more.

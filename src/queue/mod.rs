@@ -333,7 +333,10 @@ impl Queues {
     /// Has a dead job of a queue wait again, as if it were new.
     pub async fn retry(&self, asker: Asker, queue: String, id: JobId) -> Result<(), Refused> {
         match self.desk(Some(asker), ASK_SIZE)? {
-            (Backend::Disk(disk), place) => disk.ask(place, move |change| change.retry(&queue, id)).await,
+            // A unique key is written anew.
+            (Backend::Disk(disk), place) => {
+                disk.ask_as(What::Growth, place, move |change| change.retry(&queue, id)).await
+            }
             (Backend::Redis(redis), place) => redis.retry(place, queue, id).await,
         }
     }
@@ -341,7 +344,13 @@ impl Queues {
     /// Returns how many jobs that changed, and whether there are more to change.
     pub async fn control(&self, asker: Asker, queue: String, control: Control) -> Result<(usize, bool), Refused> {
         match self.desk(Some(asker), PAGE_SIZE)? {
-            (Backend::Disk(disk), place) => disk.ask(place, move |change| change.control(&queue, control)).await,
+            (Backend::Disk(disk), place) => {
+                let what: fn(Work) -> What = match control {
+                    Control::Retry => What::Growth,
+                    Control::Pause | Control::Resume | Control::Purge(_) => What::Work,
+                };
+                disk.ask_as(what, place, move |change| change.control(&queue, control)).await
+            }
             (Backend::Redis(redis), place) => redis.control(place, queue, control).await,
         }
     }

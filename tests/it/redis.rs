@@ -464,6 +464,35 @@ fn a_unique_key_is_free_again_when_its_job_is_done_by_whomever() {
 }
 
 #[test]
+fn a_dead_job_that_is_put_back_has_its_unique_key_again_unless_another_one_has_it() {
+    let redis = Redis::start(&[]);
+    let roster = connected(&redis, "");
+    let unique = |key: &str| NewJob { unique_key: Some(key.into()), ..job("C", "{}") };
+    let dies = |key: &str| {
+        let id = enqueue(&roster, unique(key)).expect("there is room");
+        let taken = take(&roster, 1, None, 0);
+        update(&roster, &taken[0], JobAction::BURY).expect("it has the lease");
+        id
+    };
+    let [free, taken] = ["free", "taken"].map(dies);
+    let other = enqueue(&roster, unique("taken")).expect("there is room");
+    assert_ne!(other, taken, "what is dead has no key");
+    assert_eq!(found(&roster, free).expect("it is kept").unique_key, None);
+    assert_eq!(roster.cli(["queue", "retry", "mail", &free.to_string()]).text(), "1 job waits again\n");
+    assert_eq!(roster.cli(["queue", "retry", "mail", "--all"]).text(), "1 job waits again\n");
+    let keys = [free, taken, other].map(|id| found(&roster, id).expect("it waits").unique_key);
+    assert_eq!(keys, [Some("free"), None, Some("taken")].map(|key| key.map(str::to_owned)));
+    let again = ["free", "taken"].map(|key| enqueue(&roster, unique(key)).expect("an answer"));
+    assert_eq!(again, [free, other]);
+    let all = take(&roster, 9, None, 0);
+    assert_eq!(all.iter().map(|job| job.id).collect::<Vec<_>>(), [other, free, taken]);
+    update(&roster, &all[2], JobAction::DONE).expect("it has the lease");
+    assert_eq!(enqueue(&roster, unique("taken")).expect("an answer"), other, "the key is another's");
+    all[..2].iter().for_each(|job| update(&roster, job, JobAction::DONE).expect("it has the lease"));
+    assert_eq!(redis.keys_of_roster(), "", "nothing is left of their keys");
+}
+
+#[test]
 fn while_redis_is_away_jobs_are_refused_by_its_name_and_reports_are_kept() {
     let mut redis = Redis::start(&["--appendonly", "yes", "--appendfsync", "always"]);
     let roster = connected(&redis, "");

@@ -984,7 +984,8 @@ impl QueueAction {
   pub const RESUME: QueueAction = QueueAction(2);
   /// Its jobs in `state` are removed.
   pub const PURGE: QueueAction = QueueAction(3);
-  /// Its dead jobs, or the one with `id`, wait again as if they were new, and are unique no more.
+  /// Its dead jobs, or the one with `id`, wait again as if they were new. One whose key another job of the queue has, or
+  /// which had it until `START`, is unique no more.
   pub const RETRY: QueueAction = QueueAction(4);
   /// Its jobs that wait, are delayed or dead are in the queue `to` from then on, with their ids. One whose key a job of that
   /// queue has is unique no more.

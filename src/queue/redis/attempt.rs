@@ -163,7 +163,7 @@ impl Redis {
         let taken = Record::new(queue, State::Running { until: now }, &item, text, now);
         let (record, due) = match why {
             Some(error) => {
-                let dead = Extras { unique: None, error: Some(error), ..taken.extras.clone() };
+                let dead = Extras { error: Some(error), ..taken.extras.clone() };
                 let state = State::Dead { since: now };
                 (Record { state, extras: dead, ..taken.clone() }, now + self.kept_dead())
             }

@@ -120,13 +120,22 @@ impl Redis {
         self.change(step).await
     }
 
+    /// Has a dead job wait again: with its unique key, unless another job has that by now.
     async fn revive(&self, id: JobId, text: &str, record: &Record) -> Result<bool, Failed> {
-        let extras = Extras { failures: 0, lost: 0, unique: None, ..record.extras.clone() };
-        let item = record.waiting_again(id, extras);
-        let step = Step::new(&self.keys).if_record(id, text).push("RPUSH", &record.queue, &item).forget(id, record);
-        let is_done = self.change(step).await?;
+        let extras = Extras { failures: 0, lost: 0, ..record.extras.clone() };
+        let mut waits = Record { state: State::Waiting, extras, ..record.clone() };
+        let mut is_done = self.change(self.revived(id, (text, record), &waits)).await?;
+        if !is_done && waits.extras.unique.take().is_some() {
+            is_done = self.change(self.revived(id, (text, record), &waits)).await?;
+        }
         self.is_ready(&record.queue);
         Ok(is_done)
+    }
+
+    fn revived(&self, id: JobId, (text, dead): (&str, &Record), waits: &Record) -> Step<'_> {
+        let item = waits.waiting_again(id, waits.extras.clone());
+        let step = Step::new(&self.keys).if_record(id, text).if_key_is_free(waits);
+        step.push("RPUSH", &waits.queue, &item).hold(id, waits, &item).forget(id, dead)
     }
 
     /// Has a dead job of a queue wait again, as if it were new.

@@ -117,6 +117,13 @@ impl<'k> Step<'k> {
         self.guard("hash", &jobs, id.to_string().as_bytes(), record.as_ref())
     }
 
+    /// If no job has the unique key that this one is to have.
+    pub(super) fn if_key_is_free(self, record: &Record) -> Self {
+        let Some(unique) = record.unique() else { return self };
+        let key = self.keys.unique(&record.queue);
+        self.guard("hash", &key, unique.key.as_bytes(), b"")
+    }
+
     pub(super) fn if_popped(self, member: &[u8]) -> Self {
         let popped = self.keys.popped();
         self.guard("sorted", &popped, member, b"")

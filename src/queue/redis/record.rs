@@ -72,8 +72,9 @@ impl Record {
         self.extras.timeout_ms.unwrap_or_else(|| millis(config.timeout(&self.queue)))
     }
 
+    /// The unique key that it has. One that is dead has it no more, and may have it again when it is put back.
     pub(super) fn unique(&self) -> Option<&Unique> {
-        self.extras.unique.as_ref()
+        self.extras.unique.as_ref().filter(|_| !matches!(self.state, State::Dead { .. }))
     }
 
     pub(super) fn death(&self, id: JobId) -> Death {
@@ -83,7 +84,7 @@ impl Record {
 
     pub(super) fn into_job(self, id: JobId, config: &Config) -> Job {
         let (timeout, retries) = (Duration::from_millis(self.timeout_ms(config)), self.retries(config));
-        let keeps_result = self.keep_result_ms(config) > 0;
+        let (keeps_result, unique_key) = (self.keep_result_ms(config) > 0, self.unique().map(|it| it.key.clone()));
         let (name, payload) = match resque::read(self.item.as_bytes()) {
             Some(item) => (item.name, item.payload),
             None => (String::new(), self.item.into_bytes()),
@@ -110,7 +111,7 @@ impl Record {
             keeps_result,
             result,
             is_buffered: false,
-            unique_key: self.extras.unique.map(|unique| unique.key),
+            unique_key,
             limit_key: None,
             due_at: self.extras.due_at,
         }
@@ -212,7 +213,7 @@ impl Record {
     }
 
     pub(super) fn dead(&self, extras: Extras, now: u64) -> Next {
-        self.kept(Extras { unique: None, ..extras }, State::Dead { since: now })
+        self.kept(extras, State::Dead { since: now })
     }
 
     fn kept(&self, extras: Extras, state: State) -> Next {
@@ -294,6 +295,11 @@ mod tests {
         assert_eq!((job.unique_key.as_deref(), job.due_at), (Some("k"), Some(NOW)));
         let taken = record.taken(None, NOW, &config).into_job(7, &config);
         assert_eq!((taken.unique_key, taken.due_at), (None, Some(NOW)));
+        let buried = running(r#"{"unique":{"key":"k","until":"Success"}}"#);
+        let buried = buried.after(&Update::Bury { error: "no".to_owned() }, NOW, &config);
+        let Next::Kept(dead) = buried else { panic!("{buried:?}") };
+        assert!(dead.extras.unique.is_some(), "it may have it again");
+        assert_eq!((dead.unique(), dead.clone().into_job(7, &config).unique_key), (None, None));
     }
 
     #[test]

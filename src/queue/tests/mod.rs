@@ -359,6 +359,32 @@ fn a_unique_job_is_there_once_until_it_starts_or_until_it_is_done() {
 }
 
 #[test]
+fn a_dead_job_that_is_put_back_has_its_unique_key_again_unless_another_one_has_it() {
+    let mut queue = Fixture::new(Config::default());
+    let mut dies = |key: &str, until| {
+        let id = queue.enqueue(NewJob { unique: Some(Unique { key: key.into(), until }), ..job("mail", "a") });
+        let taken = queue.take("mail").expect("it waits");
+        queue.update(&taken, Update::Bury { error: "x".into() }).expect("it has the lease");
+        id
+    };
+    let (free, taken) = (dies("free", Until::Success), dies("taken", Until::Success));
+    let started = dies("started", Until::Start);
+    let other = queue.enqueue(unique("mail", "taken"));
+    queue.change(|change| change.retry("mail", free)).expect("it is dead");
+    assert_eq!(queue.change(|change| change.control("mail", Control::Retry)), Ok((2, false)));
+    queue.reopen();
+    let ids = [free, taken, started, other];
+    let keys = ids.map(|id| queue.change(|change| change.find(id)).expect("it waits").unique_key);
+    let expected = [Some("free"), None, None, Some("taken")].map(|key| key.map(str::to_owned));
+    assert_eq!(keys, expected, "until it starts it had one before");
+    assert_eq!(["free", "taken"].map(|key| queue.enqueue(unique("mail", key))), [free, other]);
+    queue.change(|change| change.cancel(taken)).expect("it waits");
+    assert_eq!(queue.enqueue(unique("mail", "taken")), other, "the key is another's");
+    queue.change(|change| change.cancel(free)).expect("it waits");
+    assert_ne!(queue.enqueue(unique("mail", "free")), free, "it is free again");
+}
+
+#[test]
 fn of_a_paused_queue_nothing_is_handed_out_also_after_a_restart() {
     let mut queue = Fixture::new(Config::default());
     queue.enqueue(job("mail", "a"));

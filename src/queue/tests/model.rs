@@ -20,10 +20,11 @@ fn whatever_is_done_with_jobs_each_is_in_one_place_and_has_one_owner() {
     let mut queue = Fixture::new(Config::default());
     let (mut jobs, mut held) = (HashMap::<JobId, Known>::new(), Vec::<Job>::new());
     let mut reported = 0;
+    let is_dead = |queue: &mut Fixture, id: JobId| matches!(queue.state(id), Some(State::Dead { .. }));
     for step in 0..1_500 {
         let at = format!("{seed}: {step}");
         let name = ["a", "b"][random.usize(..2)];
-        match random.u8(..15) {
+        match random.u8(..16) {
             0..4 => {
                 let delay = Duration::from_millis(random.u64(..3) * 20_000);
                 let key = (random.u8(..4) == 0).then(|| random.u8(..3).to_string());
@@ -114,15 +115,27 @@ fn whatever_is_done_with_jobs_each_is_in_one_place_and_has_one_owner() {
                     Err(Refused::NoQueue(_)) => continue,
                     moved => assert!(matches!(moved, Ok((_, false))), "{at}: {moved:?}"),
                 }
-                let is_dead = |queue: &mut Fixture, id| matches!(queue.state(id), Some(State::Dead { .. }));
                 let keys: Vec<_> = (jobs.iter())
                     .filter(|(id, it)| it.queue == to && !is_dead(&mut queue, **id))
                     .filter_map(|(_, it)| it.key.clone())
                     .collect();
-                for known in jobs.values_mut().filter(|it| it.queue == name && it.held_until <= queue.now) {
+                let now = queue.now;
+                for (id, known) in jobs.iter_mut().filter(|(_, it)| it.queue == name && it.held_until <= now) {
                     known.queue = to;
-                    known.key.take_if(|key| keys.contains(key));
+                    // One that is dead may have its key again there.
+                    if !is_dead(&mut queue, *id) {
+                        known.key.take_if(|key| keys.contains(key));
+                    }
                 }
+            }
+            14 => {
+                let dead = jobs.keys().copied().find(|id| is_dead(&mut queue, *id));
+                let Some(id) = dead else { continue };
+                let (name, key) = (jobs[&id].queue, jobs[&id].key.clone());
+                let mut others = jobs.iter().filter(|(other, it)| **other != id && it.queue == name && it.key == key);
+                let is_held = key.is_some() && others.any(|(other, _)| !is_dead(&mut queue, *other));
+                assert_eq!(queue.change(|change| change.retry(name, id)), Ok(()), "{at}");
+                jobs.get_mut(&id).expect("it is dead").key.take_if(|_| is_held);
             }
             _ if random.u8(..3) == 0 => queue.reopen(),
             _ => {}
