@@ -1378,7 +1378,8 @@ struct QueueSummary {
   6: required i64 dead
   /** What all its jobs are charged for. */
   7: required i64 bytes
-  /** When the oldest job was enqueued that waits, ms since 1970. */
+  /** When the oldest job was enqueued that waits, ms since 1970. In Redis: the first of the queue; or, where it does not tell,
+      since when it has been seen there. Absent: none waits, or that is not known. */
   8: optional i64 oldestWaiting
   /** How many jobs were enqueued in the last minute, where that is counted: not in Redis; */
   9: optional i64 enqueuedInLastMinute

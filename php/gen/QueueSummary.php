@@ -137,7 +137,8 @@ class QueueSummary
      */
     public $bytes = null;
     /**
-     * When the oldest job was enqueued that waits, ms since 1970.
+     * When the oldest job was enqueued that waits, ms since 1970. In Redis: the first of the queue; or, where it does not tell,
+     * since when it has been seen there. Absent: none waits, or that is not known.
      * 
      * @var int
      */

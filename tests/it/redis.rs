@@ -4,7 +4,7 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::CommandExt;
 use std::process::Command;
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use crate::access::for_everybody;
 use crate::admin;
@@ -490,6 +490,49 @@ fn a_dead_job_that_is_put_back_has_its_unique_key_again_unless_another_one_has_i
     assert_eq!(enqueue(&roster, unique("taken")).expect("an answer"), other, "the key is another's");
     all[..2].iter().for_each(|job| update(&roster, job, JobAction::DONE).expect("it has the lease"));
     assert_eq!(redis.keys_of_roster(), "", "nothing is left of their keys");
+}
+
+#[test]
+fn how_long_the_first_job_has_waited_is_known_from_what_it_tells_or_else_from_when_it_was_seen_there() {
+    let redis = Redis::start(&[]);
+    let roster = connected(&redis, "");
+    let now = || SystemTime::now().duration_since(UNIX_EPOCH).expect("it is later").as_millis() as i64;
+    let oldest = || roster.client().queues(QueuesQuery::default()).expect("an answer").queues[0].oldest_waiting;
+    let begin = now();
+    enqueue(&roster, job("C", "{}")).expect("there is room");
+    let enqueued = oldest().expect("it tells");
+    // By the clock of Redis, as far as that is known.
+    assert!((begin - 5_000..=now() + 5_000).contains(&enqueued), "{begin} {enqueued}");
+    let php = r#"{"class":"Php","args":[null],"id":"d41d8cd98f00b204e9800998ecf8427e","queue_time":1700000000.5}"#;
+    redis.ask(&["LPUSH", "resque:queue:mail", php]);
+    assert_eq!(oldest(), Some(1_700_000_000_500));
+
+    let ruby = r#"{"class":"Ruby","args":[1]}"#;
+    redis.ask(&["LPUSH", "resque:queue:mail", ruby]);
+    let seen = oldest().expect("it is seen");
+    assert!((begin - 1_000..=now() + 1_000).contains(&seen), "{begin} {seen}");
+    redis.ask(&["RPUSH", "resque:queue:mail", php, ruby]);
+    eventually("it grows old", SOON, || {
+        let age = now() - oldest().ok_or("it is seen")?;
+        ensure(age > 2_000, age)
+    });
+    redis.ask(&["LPOP", "resque:queue:mail"]);
+    assert_eq!(oldest(), Some(1_700_000_000_500));
+    let popped = now();
+    redis.ask(&["LTRIM", "resque:queue:mail", "-1", "-1"]);
+    let last = oldest().expect("it is seen");
+    assert!(last > popped - 1_000, "it has the same text: {popped} {last}");
+    redis.ask(&["RPUSH", "resque:queue:mail", ruby]);
+    eventually("it grows old", SOON, || {
+        let age = now() - oldest().ok_or("it is seen")?;
+        ensure(age > 2_000, age)
+    });
+    let popped = now();
+    redis.ask(&["LPOP", "resque:queue:mail"]);
+    let last = oldest().expect("it is seen");
+    assert!(last > popped - 1_000, "the first one is gone, as fewer wait: {popped} {last}");
+    redis.ask(&["LPOP", "resque:queue:mail"]);
+    assert_eq!(oldest(), None);
 }
 
 #[test]

@@ -12493,7 +12493,8 @@ pub struct QueueSummary {
   pub dead: i64,
   /// What all its jobs are charged for.
   pub bytes: i64,
-  /// When the oldest job was enqueued that waits, ms since 1970.
+  /// When the oldest job was enqueued that waits, ms since 1970. In Redis: the first of the queue; or, where it does not tell,
+  /// since when it has been seen there. Absent: none waits, or that is not known.
   pub oldest_waiting: Option<i64>,
   /// How many jobs were enqueued in the last minute, where that is counted: not in Redis;
   pub enqueued_in_last_minute: Option<i64>,

@@ -1,11 +1,12 @@
 //! Looks: how queues stand, and what is in them.
 
-use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::collections::{BTreeMap, HashMap};
+use std::sync::{Arc, MutexGuard, PoisonError};
 use std::time::SystemTime;
 
 use futures::future::BoxFuture;
 use redis::Value;
+use xxhash_rust::xxh3::xxh3_64;
 
 use super::super::Place;
 use super::super::attempt::Most;
@@ -17,7 +18,7 @@ use super::link::{Arguments, Failed};
 use super::record::Record;
 use super::resque::{self, Item};
 use super::{Redis, no_matter, scripts};
-use crate::clock::millis_since_1970;
+use crate::clock::{Moment, millis_since_1970};
 
 /// So many bytes of first jobs are looked at to see how long they have waited.
 const MAX_FIRST_BYTES: u64 = 1 << 20;
@@ -32,6 +33,17 @@ const MAX_PAGE: u64 = 200;
 /// begin, which key is in the way of that, and its first element.
 type Counts = (bool, i64, u64, u64, u64, u64, bool, String, Vec<u8>);
 
+/// The first element of a queue that does not tell when it was enqueued, as none of Ruby's resque does.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Undated {
+    /// The hash of its text,
+    text: u64,
+    /// how many waited at the last look,
+    waiting: u64,
+    /// and when it was first seen there.
+    since: Moment,
+}
+
 impl Redis {
     pub(in crate::queue) async fn overviews(
         self: &Arc<Self>,
@@ -45,6 +57,7 @@ impl Redis {
             Box::pin(async move {
                 let of_redis = match redis.names().await {
                     Ok(mut names) => {
+                        redis.undated().retain(|name, _| names.binary_search(name).is_ok());
                         names.retain(|name| *name > after && sees(name));
                         names.truncate(most);
                         // Where not all can be looked at, it is not always the same ones.
@@ -98,8 +111,8 @@ impl Redis {
         let overview = |(name, counts): (String, Counts)| {
             let (is_paused, waiting, delayed, running, dead, done, is_limited, in_the_way, first) = counts;
             self.note_in_the_way(&name, &in_the_way);
-            let oldest_waiting = resque::read(&first).and_then(|item| item.enqueued_at);
             let waiting = u64::try_from(waiting).unwrap_or(0);
+            let oldest_waiting = self.oldest_waiting(&name, waiting, &first);
             let limited = if is_limited { waiting } else { 0 };
             Overview {
                 name,
@@ -115,6 +128,28 @@ impl Redis {
             }
         };
         Ok(names.into_iter().zip(counts).map(overview).collect())
+    }
+
+    /// When the first job of a queue was enqueued. Where it does not tell, it is since when it is known to have been the
+    /// first: it has waited for that long at least. None: it was not looked at.
+    fn oldest_waiting(&self, queue: &str, waiting: u64, first: &[u8]) -> Option<u64> {
+        let (told, text) = (resque::read(first).and_then(|item| item.enqueued_at), xxh3_64(first));
+        let mut undated = self.undated();
+        // Another one may have the same text: where fewer wait than before, the first one may be gone.
+        let seen = undated.remove(queue).filter(|it| it.waiting <= waiting && (first.is_empty() || it.text == text));
+        let new = Undated { text, waiting, since: Moment::now() };
+        match (told, seen.or(Some(new).filter(|_| !first.is_empty()))) {
+            (None, Some(seen)) => {
+                undated.insert(queue.to_owned(), Undated { waiting, ..seen });
+                let now = millis_since_1970(SystemTime::now());
+                Some(now.saturating_sub(seen.since.elapsed().as_millis() as u64)).filter(|_| !first.is_empty())
+            }
+            (told, _) => told,
+        }
+    }
+
+    fn undated(&self) -> MutexGuard<'_, HashMap<String, Undated>> {
+        self.undated.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub(in crate::queue) async fn peek(

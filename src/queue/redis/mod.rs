@@ -43,6 +43,7 @@ use self::attempt::{Leases, MAX_KEPT_RESULTS};
 use self::buffer::Buffer;
 use self::keys::{Keys, Step};
 use self::link::{Arguments, Failed, Lack, Link, TIMEOUT};
+use self::look::Undated;
 use self::record::Record;
 use self::refusals::{Refusals, Write};
 use self::search::Searches;
@@ -95,6 +96,8 @@ pub(super) struct Redis {
     is_untidy: AtomicBool,
     /// Queues that wait since a key of another type is in the way of their limits.
     in_the_way: Mutex<HashSet<String>>,
+    /// Of which queues the first job does not tell when it was enqueued, by their names.
+    undated: Mutex<HashMap<String, Undated>>,
     /// What it does not let be written, while it can be asked.
     refusals: Refusals,
     /// Why all queues stand still, as others want it.
@@ -141,6 +144,7 @@ impl Redis {
             seen_due: AtomicU64::new(0),
             is_untidy: AtomicBool::new(false),
             in_the_way: Mutex::default(),
+            undated: Mutex::default(),
             refusals: Refusals::default(),
             all_paused: ArcSwapOption::empty(),
             wanted: Mutex::default(),

@@ -306,6 +306,30 @@ fn failures_are_tried_again_later_each_time_and_then_dead_until_somebody_retries
 }
 
 #[test]
+fn the_oldest_that_waits_is_known_whatever_its_priority_and_also_if_it_was_delayed_or_is_retried() {
+    let mut queue = Fixture::new(Config::default());
+    let begin = queue.now;
+    let oldest = |queue: &mut Fixture| queue.overview("mail").oldest_waiting.map(|at| at - begin);
+    let delayed = queue.enqueue(NewJob { delay: Duration::from_secs(60), ..job("mail", "delayed") });
+    assert_eq!(oldest(&mut queue), None, "it does not wait yet");
+    queue.now += 1_000;
+    let idle = queue.enqueue(NewJob { priority: Some(9), ..job("mail", "idle") });
+    queue.now += 1_000;
+    let urgent = queue.enqueue(NewJob { priority: Some(0), ..job("mail", "urgent") });
+    assert_eq!(oldest(&mut queue), Some(1_000));
+    assert_eq!(queue.take("mail").map(|job| job.id), Some(urgent));
+    assert_eq!(oldest(&mut queue), Some(1_000));
+    let taken = queue.take("mail").expect("it waits");
+    assert_eq!((taken.id, oldest(&mut queue)), (idle, None));
+    queue.update(&taken, fail("no route")).expect("it has the lease");
+    queue.now = begin + 60_000;
+    queue.reopen();
+    assert_eq!(oldest(&mut queue), Some(0), "its delay counts");
+    assert_eq!(queue.take("mail").map(|job| job.id), Some(delayed));
+    assert_eq!(oldest(&mut queue), Some(1_000), "and so does the time until it was tried again");
+}
+
+#[test]
 fn dead_jobs_are_kept_for_a_time() {
     let mut queue = Fixture::new(Config::default());
     let id = queue.enqueue(job("mail", "a"));
