@@ -226,6 +226,53 @@ fn delayed_jobs_are_as_a_scheduler_has_them_and_are_moved_when_their_time_comes(
     assert_eq!(redis.ask(&["LLEN", "resque:roster:set_aside"]), "3");
 }
 
+/// By the keys in which Ruby's resque-scheduler looks for the seconds of a text.
+#[test]
+fn a_scheduler_of_ruby_finds_and_removes_what_is_delayed_and_nothing_is_left_of_what_is_not_any_more() {
+    let redis = Redis::start(&[]);
+    let roster = connected(&redis, "");
+    let later = |payload: &str, ms| NewJob { delay_ms: Some(ms), ..job("Send", payload) };
+    let add = |payload: &str, ms| enqueue(&roster, later(payload, ms)).expect("there is room");
+    let cancel = |id| roster.client().cancel_job(JobQuery { id }).expect("nobody performs it");
+    let text = |args: &str| format!(r#"{{"class":"Send","args":[{args}],"queue":"mail"}}"#);
+    let key = |args: &str| format!("resque:timestamps:{}", text(args));
+    let keys = || redis.ask(&["KEYS", "resque:timestamps:*"]);
+    let id = add(r#"{"to":"a/b"}"#, 3_600_000);
+    let second = redis.ask(&["ZRANGE", "resque:delayed_queue_schedule", "0", "-1"]);
+    assert_eq!(keys(), key(r#"{"to":"a\/b"}"#));
+    assert_eq!(redis.ask(&["SMEMBERS", &keys()]), format!("delayed:{second}"));
+    cancel(id);
+    assert_eq!(keys(), "");
+    let jobs = vec![later("1", 3_600_000), later("1", 3_600_000)];
+    let both = roster.client().enqueue(EnqueueRequest { jobs }).expect("there is room").jobs;
+    cancel(both[0].id);
+    assert_eq!(keys(), key("1"), "another one stands there");
+    cancel(both[1].id);
+    assert_eq!(keys(), "");
+    add("2", 3_600_000);
+    assert_eq!(roster.cli(["queue", "purge", "mail", "delayed"]).text(), "1 job removed\n");
+    assert_eq!(keys(), "");
+
+    // As its `remove_delayed` does.
+    add("3", 5_000);
+    let list = redis.ask(&["SMEMBERS", &key("3")]);
+    assert_eq!(redis.ask(&["LREM", &format!("resque:{list}"), "0", &text("3")]), "1");
+    assert_eq!(redis.ask(&["SREM", &key("3"), &list]), "1");
+    redis.ask(&["SET", &key("4"), "no set"]);
+    for args in ["4", "5"] {
+        let id = add(args, 1_000);
+        let taken = take(&roster, 1, None, 20_000);
+        assert_eq!(taken.iter().map(|job| job.id).collect::<Vec<_>>(), [id]);
+        update(&roster, &taken[0], JobAction::DONE).expect("it has the lease");
+    }
+    eventually("what was removed is forgotten", SOON, || {
+        let left = redis.keys_of_roster();
+        ensure(left.is_empty(), left)
+    });
+    assert_eq!(keys(), key("4"), "it is somebody else's");
+    assert_eq!(take(&roster, 1, None, 0), []);
+}
+
 #[test]
 fn jobs_that_are_due_in_one_second_are_moved_in_the_order_of_its_list_without_a_search() {
     let redis = Redis::start(&[]);

@@ -217,10 +217,10 @@ impl<'k> Step<'k> {
 
     pub(super) fn forget(self, id: JobId, record: &Record) -> Self {
         let (jobs, (due, member), marks) = (self.keys.jobs(), self.keys.due_of(id, record), self.keys.scheduled());
-        let number = id.to_string();
+        let (number, prefix) = (id.to_string(), &self.keys.0);
         let step = self.unplace(id, record).then(["ZREM", &due, &member]).then(["HDEL", &jobs, &number]);
         let Some(second) = record.scheduled else { return step };
-        step.then(["UNMARK", &marks, &second.to_string(), &record.item, &number])
+        step.then(["UNMARK", &marks, &second.to_string(), &record.item, &number, prefix])
     }
 
     /// Frees the unique key of a job, unless another one has it by now.

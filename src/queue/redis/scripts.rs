@@ -121,6 +121,8 @@ pub(super) static ENQUEUE: LazyLock<Script> = LazyLock::new(|| {
                     redis.call('ZADD', p .. 'roster:delayed:' .. q, due, id)
                     redis.call('ZADD', p .. 'roster:scheduled', 0, second .. ':' .. redis.sha1hex(item) .. ':' .. id)
                     redis.call('RPUSH', p .. 'delayed:' .. second, item)
+                    -- By which Ruby's resque-scheduler finds it. One of another type is somebody else's.
+                    redis.pcall('SADD', p .. 'timestamps:' .. item, 'delayed:' .. second)
                     redis.call('ZADD', p .. 'delayed_queue_schedule', second, second)
                 end
                 if key ~= '' then redis.call('HSET', p .. 'roster:unique:' .. q, key, id .. ' ' .. full) end
@@ -240,7 +242,8 @@ pub(super) static POP: LazyLock<Script> = LazyLock::new(|| {
 
 /// A step: it carries out commands if all is as expected. `FREE` frees the unique key of a job; `ASIDE` moves a list's first
 /// element if it is too large; `CUT` takes an element from a list which is near an end of it; `UNLIST` takes a list that is gone
-/// from the schedule; `UNMARK` takes away the mark of a delayed job (`schedule`); `TRY` may fail.
+/// from the schedule; `UNMARK` takes away the mark of a delayed job (`schedule`), and, with the last one of a text in a second,
+/// that second from those where Ruby's resque-scheduler finds the text; `TRY` may fail.
 const STEP: &str = r"
         -- As in `POP`.
         redis.pcall('ZREM', ARGV[1], '')
@@ -288,8 +291,12 @@ const STEP: &str = r"
                     used = schedule
                     if redis.call('EXISTS', list) == 0 then redis.call('ZREM', schedule, second) end
                 elseif name == 'UNMARK' then
-                    local _, key, second, item, id = unpack(ARGV, at + 1, at + 5)
-                    redis.call('ZREM', key, second .. ':' .. redis.sha1hex(item) .. ':' .. id)
+                    local _, key, second, item, id, p = unpack(ARGV, at + 1, at + 6)
+                    local text = second .. ':' .. redis.sha1hex(item)
+                    redis.call('ZREM', key, text .. ':' .. id)
+                    if not redis.call('ZRANGEBYLEX', key, '[' .. text .. ':', '(' .. text .. ';', 'LIMIT', 0, 1)[1] then
+                        redis.pcall('SREM', p .. 'timestamps:' .. item, 'delayed:' .. second)
+                    end
                 elseif name == 'TRY' then
                     redis.pcall(unpack(ARGV, at + 2, at + length))
                 else
