@@ -21,7 +21,7 @@ ZOOKEEPERS := 3.4.14 3.6.2 3.9.3
 # As others build them: without the features that the sidecar wants of them and of what they use.
 CRATES := -p roster-client -p roster-master -p roster-net -p roster-tunnel
 
-.PHONY: run deps deps-gssapi deps-zookeepers test test-gssapi test-zookeepers test-fresh deb check gen explore fuzz bench bench-deps endurance endurance-mutants
+.PHONY: run deps deps-gssapi deps-pyres deps-zookeepers test test-gssapi test-zookeepers test-fresh deb check gen explore fuzz bench bench-deps endurance endurance-mutants
 
 run:
 	cargo run --release -- serve
@@ -36,6 +36,11 @@ deps-gssapi:
 # Kept outside of this folder (tests/zookeepers/fetch says where): of each, a few megabytes of an archive of some hundred.
 deps-zookeepers:
 	tests/zookeepers/fetch $(ZOOKEEPERS)
+
+# The same of a Resque in Python, beside which queues in Redis are tested where it was fetched.
+deps-pyres:
+	@python3 -m pip --version > /dev/null 2>&1 || tests/install-packages python3-pip
+	tests/pyres/fetch
 
 # Most tests wait for something most of the time, so more of them run at once than there are cores. Where ZooKeeper 3.4 was
 # fetched, the mirror is tested with it too.

@@ -9,7 +9,8 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use crate::access::for_everybody;
 use crate::admin;
 use crate::harness::{
-    Cutter, Redis, Roster, SOON, ensure, eventually, exception, free_port, is_skipped_unless, is_skipped_without_root,
+    Cutter, Redis, Roster, SOON, ensure, eventually, exception, fetched, free_port, is_skipped_unless,
+    is_skipped_without_root,
 };
 use crate::idl::{
     EnqueueRequest, InvalidRequest, Job, JobAction, JobQuery, JobState, JobUpdate, NewJob, NotFound, Overloaded,
@@ -1399,11 +1400,16 @@ fn a_prefix_without_a_colon_has_one_as_with_other_clients() {
     assert_eq!(redis.ask(&["LLEN", "app:queue:mail"]), "1");
 }
 
-/// pyres is Resque in Python: `pip install pyres redis`.
+/// pyres is Resque in Python.
 #[test]
 fn pyres_performs_what_is_enqueued_and_what_it_enqueues_is_taken() {
-    let has = Command::new("python3").args(["-c", "import pyres.worker"]).output().is_ok_and(|it| it.status.success());
-    if is_skipped_unless(has, "there is no pyres; `pip install pyres redis` has it") {
+    let python3 = |script: &str| {
+        let mut command = Command::new("python3");
+        command.args(["-c", script]).env("PYTHONPATH", fetched("pyres"));
+        command
+    };
+    let has = python3("import pyres.worker").output().is_ok_and(|it| it.status.success());
+    if is_skipped_unless(has, "pyres was not fetched, as `make deps-pyres` does") {
         return;
     }
     let redis = Redis::start(&[]);
@@ -1414,8 +1420,7 @@ open('performed', 'a').write(json.dumps(args))\n";
     std::fs::write(folder.path().join("peer.py"), class).expect("it is written");
     let python = |script: &str| {
         let script = script.replace("SERVER", &format!("127.0.0.1:{}", redis.port()));
-        let output = Command::new("python3").args(["-c", &script]).current_dir(folder.path()).output();
-        let output = output.expect("python3 starts");
+        let output = python3(&script).current_dir(folder.path()).output().expect("python3 starts");
         assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     };
     enqueue(&roster, job("peer.Send", r#"{"to":"é/"}"#)).expect("there is room");

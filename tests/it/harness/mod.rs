@@ -46,7 +46,7 @@ pub(crate) use self::fpm::Fpm;
 pub(crate) use self::link::{Link, ODD_NAME};
 pub(crate) use self::process::Process;
 pub(crate) use self::redis::Redis;
-pub(crate) use self::release::{MULTI_READS, chosen, class_path, is_fetched, is_skipped_before, release};
+pub(crate) use self::release::{MULTI_READS, chosen, class_path, fetched, is_fetched, is_skipped_before, release};
 pub(crate) use self::roster::Roster;
 pub(crate) use self::scene::{Scene, fresh_chroot, source};
 pub(crate) use self::server::{NEARLY_FULL, Server, four_letters};

@@ -26,9 +26,14 @@ pub(crate) fn is_fetched(release: &str) -> bool {
 }
 
 fn folder(release: &str) -> PathBuf {
+    fetched("zookeepers").join(release)
+}
+
+/// Where something is kept that is no package of Debian's, if it was fetched.
+pub(crate) fn fetched(what: &str) -> PathBuf {
     let cache = std::env::var_os("XDG_CACHE_HOME").filter(|folder| !folder.is_empty()).map(PathBuf::from);
     let cache = cache.unwrap_or_else(|| std::env::home_dir().expect("a home").join(".cache"));
-    cache.join("roster/zookeepers").join(release)
+    cache.join("roster").join(what)
 }
 
 /// The first two parts of its version.
