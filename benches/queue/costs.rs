@@ -3,9 +3,13 @@
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
+use nix::sys::signal::Signal;
+
 use super::rivals::{QUEUE, job, sidecar};
 use crate::harness::{Roster, SOON, eventually};
-use crate::idl::{EnqueueRequest, GetRequest, JobAction, JobUpdate, QueuesQuery, TRosterSyncClient, TakeJobsRequest};
+use crate::idl::{
+    EnqueueRequest, GetRequest, JobAction, JobUpdate, QueuesQuery, TRosterSyncClient, TakeJobsRequest, WatchRequest,
+};
 use crate::measure::{latencies_of_get, median, memory, micros, millis, percentile};
 use crate::report::{Report, verdict};
 use crate::{Form, form};
@@ -26,13 +30,17 @@ const MEMORY: usize = 10_000_000;
 /// How much slower is not noticed.
 const UNMOVED: f64 = 1.1;
 
+/// How long each of something takes, during a time.
+type Latencies = fn(&Roster, Duration) -> Vec<Duration>;
+
 pub(super) fn run(report: &mut Report) {
     let (jobs, rounds, time) = match form() {
         Form::Quick => (10_000, 1, Duration::from_millis(500)),
         _ => (1_000_000, 5, Duration::from_secs(3)),
     };
     waiting(report, jobs);
-    reading(report, rounds, time);
+    beside_jobs(report, "`get`", latencies_of_get, rounds, time);
+    beside_jobs(report, "a change until a watch tells of it", latencies_of_change, rounds, time);
 }
 
 fn waiting(report: &mut Report, jobs: usize) {
@@ -78,23 +86,24 @@ fn opened(roster: &mut Roster) -> Duration {
     median(&times)
 }
 
-fn reading(report: &mut Report, rounds: usize, time: Duration) {
+fn beside_jobs(report: &mut Report, what: &str, latencies: Latencies, rounds: usize, time: Duration) {
     let roster = sidecar(String::new());
+    let measure = || latencies(&roster, time);
     let (mut alone, mut beside_reads, mut beside, mut done) = (Vec::new(), Vec::new(), Vec::new(), 0);
     for _ in 0..rounds {
-        alone.push(percentile(&latencies_of_get(&roster, time), 99));
-        beside_reads.push(percentile(&read_beside_reads(&roster, time), 99));
-        let (latencies, count) = read_beside_jobs(&roster, time);
+        alone.push(percentile(&measure(), 99));
+        beside_reads.push(percentile(&while_others_read(&roster, measure), 99));
+        let (latencies, count) = while_jobs_are_done(&roster, measure);
         beside.push(percentile(&latencies, 99));
         done += count;
     }
     let [alone, beside_reads, beside] = [alone, beside_reads, beside].map(|all| micros(median(&all)));
     let rate = done as f64 / (time * rounds as u32).as_secs_f64();
-    let beside_jobs = format!("beside {RATE} jobs enqueued a second, and {rate:.0} done");
+    let of_jobs = format!("beside {RATE} jobs enqueued a second, and {rate:.0} done");
     let of_reads = beside / beside_reads;
     let ratio = |p99: f64| format!("{:.2}", p99 / alone);
     report.table(
-        "p99 of `get`, µs",
+        &format!("p99 of {what}, µs"),
         &["", "p99", "÷ alone", "÷ beside reads (≤ 1.1)"],
         &[
             vec!["alone".to_owned(), format!("{alone:.0}"), String::new(), String::new()],
@@ -105,7 +114,7 @@ fn reading(report: &mut Report, rounds: usize, time: Duration) {
                 String::new(),
             ],
             vec![
-                beside_jobs,
+                of_jobs,
                 format!("{beside:.0}"),
                 ratio(beside),
                 format!("{of_reads:.2} {}", verdict(of_reads <= UNMOVED)),
@@ -114,8 +123,36 @@ fn reading(report: &mut Report, rounds: usize, time: Duration) {
     );
 }
 
-/// The same while the clients only read: what is slower then is that the processors have more to do.
-fn read_beside_reads(roster: &Roster, time: Duration) -> Vec<Duration> {
+/// How long each change of a file of nodes takes, from when it is to be read until a watch tells of it.
+fn latencies_of_change(roster: &Roster, time: Duration) -> Vec<Duration> {
+    let (mut client, mut latencies, until) = (roster.client(), Vec::new(), Instant::now() + time);
+    let mut since = client.get(GetRequest::new("/a".into(), None)).expect("an answer").freshness.revision;
+    for number in 0.. {
+        if Instant::now() >= until {
+            break;
+        }
+        let data = format!("{number} of {until:?}");
+        roster.write("next.toml", &format!("[nodes]\n\"/a\" = \"some data\"\n\"/b\" = \"{data}\"\n"));
+        let [next, file] = ["next.toml", "nodes.toml"].map(|name| roster.folder().join(name));
+        std::fs::rename(next, file).expect("the file is replaced");
+        let began = Instant::now();
+        roster.process().signal(Signal::SIGHUP);
+        loop {
+            let reply = client.watch(WatchRequest::new(since, None, vec!["/b".into()], 20_000, 0)).expect("a reply");
+            since = reply.freshness.revision;
+            if reply.changes.iter().any(|change| change.node.as_ref().is_some_and(|node| node.data == data.as_bytes()))
+            {
+                break;
+            }
+        }
+        latencies.push(began.elapsed());
+        std::thread::sleep(EVERY);
+    }
+    latencies
+}
+
+/// What is measured while clients only read: what is slower then is that the processors have more to do.
+fn while_others_read<T>(roster: &Roster, measure: impl FnOnce() -> T) -> T {
     let stop = AtomicBool::new(false);
     let read = |every: Duration, at_once: usize| {
         let (mut client, began) = (roster.client(), Instant::now());
@@ -133,22 +170,22 @@ fn read_beside_reads(roster: &Roster, time: Duration) -> Vec<Duration> {
     std::thread::scope(|scope| {
         scope.spawn(|| read(EVERY, 1));
         (0..TAKERS).for_each(|_| _ = scope.spawn(|| read(of_one, AT_MOST + 1)));
-        let latencies = latencies_of_get(roster, time);
+        let measured = measure();
         stop.store(true, Ordering::Relaxed);
-        latencies
+        measured
     })
 }
 
-/// The same while jobs are enqueued and done; how many were done.
-fn read_beside_jobs(roster: &Roster, time: Duration) -> (Vec<Duration>, usize) {
+/// What is measured while jobs are enqueued and done; how many were done.
+fn while_jobs_are_done<T>(roster: &Roster, measure: impl FnOnce() -> T) -> (T, usize) {
     let (stop, done) = (AtomicBool::new(false), AtomicUsize::new(0));
     std::thread::scope(|scope| {
         scope.spawn(|| produce(roster, &stop));
         (0..TAKERS).for_each(|_| _ = scope.spawn(|| perform(roster, &stop, &done)));
-        let latencies = latencies_of_get(roster, time);
+        let measured = measure();
         let count = done.load(Ordering::Relaxed);
         stop.store(true, Ordering::Relaxed);
-        (latencies, count)
+        (measured, count)
     })
 }
 
