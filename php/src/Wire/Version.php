@@ -47,8 +47,17 @@ final class Version
         [$isNumber, $isOtherNumber] = [ctype_digit($one), ctype_digit($other)];
         return match (true) {
             $isNumber !== $isOtherNumber => $isOtherNumber <=> $isNumber,
-            $isNumber => strlen($one) <=> strlen($other) ?: strcmp($one, $other) <=> 0,
+            $isNumber => self::number($one, $other),
             default => strcmp($one, $other) <=> 0,
         };
+    }
+
+    /** However many digits they have; of equal ones the one with more leading zeros is greater. */
+    private static function number(string $one, string $other): int
+    {
+        [$value, $otherValue] = [ltrim($one, '0'), ltrim($other, '0')];
+        return strlen($value) <=> strlen($otherValue)
+            ?: strcmp($value, $otherValue) <=> 0
+            ?: strlen($one) <=> strlen($other);
     }
 }
