@@ -286,12 +286,10 @@ impl Config {
             Format::SofaRpc => Some(sofa_rpc::decode(reading)?),
             Format::Raw => raw::decode(reading)?,
         };
-        if let Some(Registered { instance, variant, .. }) = &registered {
-            instance.check()?;
-            self.check_name(&instance.service)?;
-            if variant.contains(char::is_control) {
-                return Err(InstanceError::Control("version").into());
-            }
+        if let Some(registered) = &registered {
+            registered.instance.check()?;
+            registered.check_version()?;
+            self.check_name(&registered.instance.service)?;
         }
         Ok(registered)
     }

@@ -2,11 +2,10 @@
 
 use std::sync::Arc;
 
-use semver::Version;
-
 use super::{Reading, Undecodable};
 use crate::model::{
-    DEFAULT_WEIGHT, Endpoint, Instance, InstanceState, MAX_LABEL_BYTES, MetadataWriter, Withheld, lenient_version,
+    DEFAULT_WEIGHT, Endpoint, Instance, InstanceError, InstanceState, MAX_LABEL_BYTES, MetadataWriter, Withheld,
+    registered_version,
 };
 
 /// An instance as registered by one node.
@@ -21,6 +20,18 @@ pub struct Registered {
     pub by_rules: usize,
     /// Why some rules of its scope are not applied.
     pub fault: Option<Undecodable>,
+}
+
+impl Registered {
+    /// Checks that the version is within the limits of an instance, as it was written.
+    pub(super) fn check_version(&self) -> Result<(), InstanceError> {
+        const REST: usize = "?group=&version=".len();
+        let Self { instance, variant, .. } = self;
+        if variant.len() > REST + instance.group.len() + MAX_LABEL_BYTES {
+            return Err(InstanceError::Label("version"));
+        }
+        if variant.contains(char::is_control) { Err(InstanceError::Control("version")) } else { Ok(()) }
+    }
 }
 
 /// A registration under construction.
@@ -75,7 +86,7 @@ impl Draft {
         };
         let instance = Instance {
             service: reading.service.clone(),
-            version: lenient_version(&self.version).unwrap_or(Version::new(0, 0, 0)),
+            version: registered_version(&self.version),
             group: self.group.into(),
             zone: self.zone.into(),
             weight: self.weight,

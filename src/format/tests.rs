@@ -52,6 +52,14 @@ fn fixtures() -> Vec<Fixture> {
             &["dubbo://10.0.0.5:20880"],
         ),
         (
+            Format::Dubbo,
+            "/dubbo",
+            format!("/dubbo/com.acme.Foo/providers/{PROVIDER}%26version%3D1.0.0.daily"),
+            Vec::new(),
+            "com.acme.Foo",
+            &["dubbo://10.0.0.5:20880"],
+        ),
+        (
             Format::DubboApplication,
             "/services",
             "/services/shop/10.0.0.5:20880".into(),
@@ -306,6 +314,51 @@ fn a_provider_of_dubbo_says_whether_it_is_called_and_how_much_it_weighs() {
     ] {
         let found = read(&dubbo, &odd, "", &[]);
         assert!(matches!(found, Err(Undecodable::Bound(InstanceError::Control(_)))), "{odd}: {found:?}");
+    }
+}
+
+#[test]
+fn a_version_that_is_none_by_semver_is_one_of_its_own_in_every_format_that_has_one() {
+    let read = |format: Format, at: &str, data: &str| read(&config(format, "/r"), at, data, &[]);
+    let of_each = |version: &str| {
+        let name = format!("tri%3A%2F%2Fh%3A1%2Fi%3Fversion%3D{}", url::form_encoded(version));
+        [
+            read(Format::Dubbo, &format!("/r/i/providers/{name}"), ""),
+            read(Format::SofaRpc, &format!("/r/i/providers/{name}"), ""),
+            read(Format::Motan, "/r/g/i/server/h:1", &format!("motan2://h:1/i?version={version}")),
+            read(Format::Raw, "/r/i/x", &json!({"host": "h", "port": 1, "version": version}).to_string()),
+            read(
+                Format::Curator,
+                "/r/i/x",
+                &json!({"address": "h", "port": 1, "payload": {"version": version}}).to_string(),
+            ),
+        ]
+    };
+    let longest = "x".repeat(MAX_LABEL_BYTES);
+    let shown = format!("0.0.0+{longest}");
+    for (text, version) in [
+        ("", "0.0.0"),
+        ("1.0", "1.0.0"),
+        ("2024.01.05", "2024.1.5"),
+        ("1.0.0.daily", "0.0.0+1.0.0.daily"),
+        ("dev", "0.0.0+dev"),
+        ("...", "0.0.0+-.-.-.-"),
+        ("18446744073709551616.0.0", "0.0.0+18446744073709551616.0.0"),
+        (longest.as_str(), shown.as_str()),
+    ] {
+        for found in of_each(text) {
+            let found = found.expect(text).expect(text);
+            assert_eq!(found.version.to_string(), version);
+            assert!(text.is_empty() || metadata(&found)["version"] == text, "as it is written");
+        }
+    }
+    let long = "x".repeat(10_000);
+    let [dubbo, sofa, motan, raw, curator] = of_each(&long);
+    for found in [dubbo, sofa, motan] {
+        assert_eq!(found, Err(Undecodable::Bound(InstanceError::Label("version"))));
+    }
+    for found in [raw, curator] {
+        assert_eq!(found.expect("one").expect("one").version.to_string(), "0.0.0", "no label is so long");
     }
 }
 

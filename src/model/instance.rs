@@ -15,7 +15,7 @@ use super::{MAX_SERVICE_BYTES, Metadata, NodePath, Revision, Service};
 /// The most endpoints of an instance.
 pub const MAX_ENDPOINTS: usize = 32;
 
-/// The most bytes of a group, a zone, and of the name, the protocol and the host of an endpoint.
+/// The most bytes of a group, a version, a zone, and of the name, the protocol and the host of an endpoint.
 pub const MAX_LABEL_BYTES: usize = 256;
 
 /// The weight of an instance that has none of its own.

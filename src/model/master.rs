@@ -8,6 +8,7 @@ use rmpv::{Value, ValueRef};
 use semver::Version;
 use tokio::sync::{Mutex, mpsc};
 
+use super::version::lenient_version;
 use super::{Answers, Arguments, Command, Metadata, Refused, json};
 use crate::share::Share;
 
@@ -125,18 +126,6 @@ pub fn split_name(name: &str) -> (&str, Option<Version>) {
     }
 }
 
-/// Parses a version with parts left out: `1` is `1.0.0`, `v2.3` is `2.3.0`.
-pub fn lenient_version(text: &str) -> Option<Version> {
-    let text = text.trim().trim_start_matches('v');
-    let parts = text.split(['-', '+']).next()?.matches('.').count();
-    let whole = match parts {
-        0 => text.parse::<u64>().is_ok().then(|| format!("{text}.0.0"))?,
-        1 => format!("{text}.0"),
-        _ => text.to_owned(),
-    };
-    Version::parse(&whole).ok()
-}
-
 /// One call of a method.
 #[derive(Clone, Debug)]
 pub struct Call {
@@ -221,14 +210,6 @@ mod tests {
         let mut many: Vec<_> = (0..30).map(|number| service(&number.to_string(), 15_000)).collect();
         assert_eq!(cut_to_bounds(&mut many), Some(("17".into(), 13)));
         assert_eq!(many.len(), 17);
-    }
-
-    #[test]
-    fn versions_have_the_order_that_the_php_package_gives_them() {
-        let versions: Vec<String> =
-            serde_json::from_str(include_str!("../../tests/fixtures/versions.json")).expect("JSON");
-        let versions: Vec<Version> = versions.iter().map(|version| lenient_version(version).expect(version)).collect();
-        assert!(versions.is_sorted_by(|one, next| one < next), "{versions:?}");
     }
 
     #[test]

@@ -4,6 +4,7 @@ mod instance;
 pub(crate) mod json;
 mod master;
 mod metadata;
+mod version;
 pub mod view;
 mod warm_up;
 mod words;
@@ -24,9 +25,10 @@ pub use self::instance::{
 };
 pub use self::master::{
     Call, Input, Line, MAX_MASTER_BYTES, MAX_SERVICE_BYTES, MAX_SERVICE_DEPTH, MAX_SERVICES, Master, Service,
-    cut_to_bounds, lenient_version, split_name,
+    cut_to_bounds, split_name,
 };
 pub use self::metadata::{Metadata, MetadataWriter};
+pub use self::version::{is_text_version, registered_version, without_leading_zeros};
 pub use self::warm_up::WarmUp;
 pub use self::words::{counted, shortened, utc};
 
