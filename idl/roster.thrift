@@ -217,7 +217,7 @@ struct ServiceQuery {
   /** Metadata that the service must have, at most 8, by key: a string as it is, any other value as its JSON text. */
   5: optional map<string, string> metadata
   // What follows is of `instances` alone.
-  /** A requirement, as in Call. */
+  /** A requirement, as in ResolveRequest. */
   6: optional string version
   /** The group that they must be in, as their registration has it; empty: none. */
   7: optional string group
@@ -321,7 +321,7 @@ struct Instance {
   4: required i32 outstanding
   /** Without a version; what is no version is a part of it (`mail@work`). */
   5: required string serviceName
-  /** 0.0.0 where none is given. */
+  /** 0.0.0 where none is given; `0.0.0+1.0.0.daily` where a node gives a text that is none by semver. */
   6: required string version
   /** Empty: none is given. */
   7: required string group
@@ -569,7 +569,8 @@ enum Balance {
 struct ResolveRequest {
   /** `name@1.2.0` is the name in just that version. */
   1: required string serviceName
-  /** A requirement, as in Call. Absent: the newest version of which one can be called. */
+  /** A requirement, as in Call; or a text that nodes give as their version and that is none by semver, such as
+   *  `1.0.0.daily`: this one is met by nothing else. Absent: the newest version of which one can be called. */
   2: optional string version
   /** As in ServiceQuery. */
   3: optional string group

@@ -130,7 +130,7 @@ class Instance
      */
     public $serviceName = null;
     /**
-     * 0.0.0 where none is given.
+     * 0.0.0 where none is given; `0.0.0+1.0.0.daily` where a node gives a text that is none by semver.
      * 
      * @var string
      */

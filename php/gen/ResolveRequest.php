@@ -106,7 +106,8 @@ class ResolveRequest
      */
     public $serviceName = null;
     /**
-     * A requirement, as in Call. Absent: the newest version of which one can be called.
+     * A requirement, as in Call; or a text that nodes give as their version and that is none by semver, such as
+     * `1.0.0.daily`: this one is met by nothing else. Absent: the newest version of which one can be called.
      * 
      * @var string
      */

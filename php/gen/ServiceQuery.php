@@ -108,7 +108,7 @@ class ServiceQuery
      */
     public $metadata = null;
     /**
-     * A requirement, as in Call.
+     * A requirement, as in ResolveRequest.
      * 
      * @var string
      */

@@ -183,8 +183,9 @@ class Client
      * only the sidecar knows which of them are connected right now.
      *
      * @param string|int $service its name without a version
-     * @param ?string $version a version requirement in Composer's syntax, such as `^1.2`; null: the newest with a
-     *     callable instance
+     * @param ?string $version a version requirement in Composer's syntax, such as `^1.2`, or a registered version that is
+     *     none by semver, such as `1.0.0.daily`; null: the newest with a callable instance
+     * @param ?string $group null: any; empty: only those without one
      * @param array<string|int|float|bool> $metadata required metadata by key, as for `call`
      * @param ?Balance $balance null: by the key, or else `Random`
      * @param ?string $preferZone the caller's zone: instances elsewhere are not chosen while enough of it can be called

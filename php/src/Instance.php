@@ -12,7 +12,7 @@ final class Instance
 {
     /**
      * @param string $serviceName without a version
-     * @param string $version 0.0.0 if not given
+     * @param string $version 0.0.0 if not given; `0.0.0+1.0.0.daily` if what a node gives is none by semver
      * @param string $group empty if not given
      * @param string $zone empty if not given
      * @param int $weight 100 if not given

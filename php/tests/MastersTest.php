@@ -210,7 +210,7 @@ final class MastersTest extends TestCase
             'broken' => new Call('demo', 'broken'),
             'nobody' => new Call('nobody', 'pair', idempotent: true),
             'values' => new Call('demo', 'values', allValues: true),
-            'wrong' => new Call('demo', 'pair', [1, 2], version: 'none'),
+            'wrong' => new Call('demo', 'pair', [1, 2], version: 'the newest'),
         ]);
         self::assertSame([1, 2], $outcomes['pair']->value());
         self::assertSame([1, 'two', ['three' => 3]], $outcomes['values']->result->values);

@@ -29,10 +29,11 @@ pub(crate) struct Resolve {
     /// The same instance for the same key, as long as it exists
     #[arg(long, value_name = "TEXT")]
     key: Option<String>,
-    /// A version requirement in Composer's syntax, such as `^1.2` [default: the newest]
+    /// A version requirement in Composer's syntax, such as `^1.2`, or a registered version that is none by semver, such as
+    /// `1.0.0.daily` [default: the newest]
     #[arg(long, value_name = "REQ")]
     version: Option<String>,
-    /// Only of this group
+    /// Only of this group; if empty, of none [default: any]
     #[arg(long, value_name = "NAME")]
     group: Option<String>,
     /// Only in this zone

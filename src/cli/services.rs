@@ -23,10 +23,11 @@ pub(crate) struct Services {
     /// Only where the service has this metadata; if repeated, all of them
     #[arg(long, value_name = "KEY=VALUE", value_parser = known::metadatum, conflicts_with_all = ["shared", "stats"])]
     metadata: Vec<(String, String)>,
-    /// Of the service only the versions that meet this requirement in Composer's syntax, such as `^1.2`
+    /// Of the service only the versions that meet this requirement in Composer's syntax, such as `^1.2`, or the one that is
+    /// registered so and is none by semver, such as `1.0.0.daily`
     #[arg(long, value_name = "REQ", requires = "name", conflicts_with_all = ["shared", "stats"])]
     version: Option<String>,
-    /// Only of this group
+    /// Only of this group; if empty, of none
     #[arg(long, value_name = "NAME", requires = "name", conflicts_with_all = ["shared", "stats"])]
     group: Option<String>,
     /// Only in this zone

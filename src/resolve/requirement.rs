@@ -2,16 +2,22 @@
 //!
 //! `^1.2` and `~1.2` are below 2.0, `~1.2.3` is below 1.3, `1.2.*`, `1.0 - 2.0`, `>=1.2 <2.0 || ^3.0`, `!=1.4.2`; and
 //! `1.2.3` is that version and no other (`1.2` is 1.2.0). A pre-release only meets requirements that name one of the
-//! same version.
+//! same version. What is no requirement is the text of a registered version that is none by semver (`1.0.0.daily`), and
+//! such a version meets nothing else.
 
 use std::fmt;
 use std::str::FromStr;
 
 use semver::{Comparator, Op, Version, VersionReq};
 
+use crate::model::{is_text_version, registered_version, without_leading_zeros};
+
 /// The longest requirement, in bytes, and the most alternatives: each is checked against each version on offer.
 const MAX_LENGTH: usize = 256;
 const MAX_ALTERNATIVES: usize = 32;
+
+/// Characters of requirements: what has one, and cannot be read, is a mistake rather than the text of a version.
+const SYNTAX: [char; 10] = ['<', '>', '=', '^', '~', '!', '*', '|', ',', '@'];
 
 /// What a version must meet.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -21,11 +27,13 @@ pub struct Requirement {
     alternatives: Vec<Alternative>,
 }
 
-/// All of these.
+/// One way to meet it.
 #[derive(Clone, Debug, PartialEq, Eq)]
-struct Alternative {
-    met: VersionReq,
-    not: Vec<Version>,
+enum Alternative {
+    /// All of these, whatever the build.
+    Numbers { met: VersionReq, not: Vec<Version> },
+    /// This very version, with its build.
+    Exactly(Version),
 }
 
 /// Why a text is not a requirement.
@@ -43,21 +51,25 @@ pub enum NoRequirement {
 impl Requirement {
     /// Only this version.
     pub fn exactly(version: &Version) -> Self {
-        let alternative = Alternative { met: VersionReq { comparators: vec![equal_to(version)] }, not: Vec::new() };
-        Self { text: format!("={version}"), alternatives: vec![alternative] }
+        Self { text: format!("={version}"), alternatives: vec![Alternative::of(version)] }
     }
 
     /// The same, but only this version.
     pub fn and_exactly(mut self, version: &Version) -> Self {
-        for alternative in &mut self.alternatives {
-            alternative.met.comparators.push(equal_to(version));
-        }
+        let exact = Alternative::of(version);
+        self.alternatives.retain_mut(|alternative| match alternative {
+            Alternative::Numbers { met, .. } => {
+                met.comparators.push(equal_to(version));
+                !is_text_version(version)
+            }
+            Alternative::Exactly(of) => exact.matches(of),
+        });
         self.text = format!("={version} and {}", self.text);
         self
     }
 
     pub fn matches(&self, version: &Version) -> bool {
-        self.alternatives.iter().any(|one| one.met.matches(version) && !one.not.contains(version))
+        self.alternatives.iter().any(|one| one.matches(version))
     }
 
     /// About what it costs to check a version, in the unit of [`Query::cost`](super::Query::cost).
@@ -68,9 +80,13 @@ impl Requirement {
     /// About how much memory it takes.
     pub fn memory_size(&self) -> usize {
         let of_one = |one: &Alternative| {
-            size_of::<Alternative>()
-                + one.met.comparators.len() * size_of::<Comparator>()
-                + one.not.len() * size_of::<Version>()
+            let more = match one {
+                Alternative::Numbers { met, not } => {
+                    met.comparators.len() * size_of::<Comparator>() + not.len() * size_of::<Version>()
+                }
+                Alternative::Exactly(version) => version.build.len(),
+            };
+            size_of::<Alternative>() + more
         };
         // Names of pre-releases are also in the text.
         2 * self.text.len() + self.alternatives.iter().map(of_one).sum::<usize>()
@@ -100,13 +116,46 @@ impl FromStr for Requirement {
     }
 }
 
+impl Alternative {
+    /// This version; one with numbers in any build, as in the name of a master's service.
+    fn of(version: &Version) -> Self {
+        match is_text_version(version) {
+            true => Self::Exactly(version.clone()),
+            false => Self::Numbers { met: VersionReq { comparators: vec![equal_to(version)] }, not: Vec::new() },
+        }
+    }
+
+    fn matches(&self, version: &Version) -> bool {
+        match self {
+            Self::Numbers { met, not } => !is_text_version(version) && met.matches(version) && !not.contains(version),
+            Self::Exactly(of) => of == version,
+        }
+    }
+}
+
 fn equal_to(version: &Version) -> Comparator {
     let Version { major, minor, patch, pre, .. } = version.clone();
     Comparator { op: Op::Exact, major, minor: Some(minor), patch: Some(patch), pre }
 }
 
-/// The text between two `||`: comparators separated by spaces or commas.
+/// The text between two `||`.
 fn alternative(text: &str) -> Option<Alternative> {
+    let exact = text.trim().trim_start_matches('=').trim_start();
+    match Version::parse(exact) {
+        // As answers show it.
+        Ok(version) if !version.build.is_empty() => Some(Alternative::Exactly(version)),
+        _ => numbers(text).or_else(|| is_text(exact).then(|| Alternative::of(&registered_version(exact)))),
+    }
+}
+
+/// Whether what is no requirement can be the text of a version.
+fn is_text(text: &str) -> bool {
+    let is_other = |character: char| character.is_whitespace() || character.is_control() || SYNTAX.contains(&character);
+    !text.is_empty() && !text.contains(is_other)
+}
+
+/// Comparators separated by spaces or commas.
+fn numbers(text: &str) -> Option<Alternative> {
     let mut words: Vec<String> = Vec::new();
     for word in text.split([' ', ',']).filter(|word| !word.is_empty()) {
         match words.last_mut() {
@@ -126,7 +175,7 @@ fn alternative(text: &str) -> Option<Alternative> {
             let to = words.next()?;
             met.push(format!(">={}", whole(word)?));
             // `1.0 - 2.0` is below 2.1, `1.0 - 2.0.0` is up to 2.0.0.
-            met.push(format!("<={}", if parts(to) < 3 { bare(to).to_owned() } else { whole(to)?.to_string() }));
+            met.push(format!("<={}", if parts(to) < 3 { bare(to) } else { whole(to)?.to_string() }));
         } else if let Some(version) = word.strip_prefix("!=").or_else(|| word.strip_prefix("<>")) {
             not.push(whole(version)?);
         } else {
@@ -134,7 +183,7 @@ fn alternative(text: &str) -> Option<Alternative> {
         }
     }
     let met = if met.is_empty() { VersionReq::STAR } else { VersionReq::parse(&met.join(", ")).ok()? };
-    Some(Alternative { met, not })
+    Some(Alternative::Numbers { met, not })
 }
 
 fn comparator(word: &str, met: &mut Vec<String>) -> Option<()> {
@@ -142,7 +191,7 @@ fn comparator(word: &str, met: &mut Vec<String>) -> Option<()> {
     let (operator, version) = word.split_at(operator);
     let is_wildcard = version.ends_with(['*', 'x', 'X']);
     match operator {
-        "" | "=" | "==" if is_wildcard => met.push(bare(version).to_owned()),
+        "" | "=" | "==" if is_wildcard => met.push(bare(version)),
         "" | "=" | "==" => met.push(format!("={}", whole(version)?)),
         "<" | "<=" | ">" | ">=" => met.push(format!("{operator}{}", whole(version)?)),
         "^" => met.push(format!("^{}", bare(version))),
@@ -160,7 +209,7 @@ fn comparator(word: &str, met: &mut Vec<String>) -> Option<()> {
 /// The version with all of its parts.
 fn whole(version: &str) -> Option<Version> {
     let version = bare(version);
-    let zeros = match parts(version) {
+    let zeros = match parts(&version) {
         1 => ".0.0",
         2 => ".0",
         _ => "",
@@ -168,8 +217,8 @@ fn whole(version: &str) -> Option<Version> {
     Version::parse(&format!("{version}{zeros}")).ok()
 }
 
-fn bare(version: &str) -> &str {
-    version.trim_start_matches(['v', 'V'])
+fn bare(version: &str) -> String {
+    without_leading_zeros(version.trim_start_matches(['v', 'V']))
 }
 
 fn parts(version: &str) -> usize {
@@ -207,6 +256,33 @@ mod tests {
         assert_eq!(met("1.2.3 - 2.0.0"), ["1.2.3", "1.2.9", "1.3.0", "1.9.9", "2.0.0"]);
         assert_eq!(met("^1.2 !=1.2.3"), ["1.2.0", "1.2.9", "1.3.0", "1.9.9"]);
         assert_eq!(met("!=1.2.3").len(), 10);
+        assert_eq!(met(">=01.02 <02"), from_1_2);
+        assert_eq!(met("01.02.*"), ["1.2.0", "1.2.3", "1.2.9"]);
+    }
+
+    #[test]
+    fn a_version_that_is_none_by_semver_is_wanted_by_its_text_alone() {
+        let met = |requirement: &str| {
+            let requirement: Requirement = requirement.parse().expect(requirement);
+            let texts = ["", "0.0.1", "1.0.0", "1.0.0+5", "1.0.0.daily", "2024.01.05", "1.2.x", "dev", "测试", "正式"];
+            texts.into_iter().filter(|text| requirement.matches(&registered_version(text))).collect::<Vec<_>>()
+        };
+        for text in ["1.0.0.daily", "2024.01.05", "dev", "测试", "1.0.0+5"] {
+            assert_eq!(met(text), [text]);
+            assert_eq!(met(&format!(" = {text} ")), [text]);
+            let shown = registered_version(text);
+            assert_eq!(met(&shown.to_string()), [text], "as it is shown");
+        }
+        assert_eq!(met("0.0.0+1.2.x"), ["1.2.x"]);
+        assert_eq!(met("1.2.x"), Vec::<&str>::new());
+        assert_eq!(met("dev || ^1"), ["1.0.0", "1.0.0+5", "dev"]);
+        assert_eq!(met("^0"), ["", "0.0.1"]);
+        assert_eq!(met("0.0.0"), [""], "those without a version");
+        assert_eq!(met("*"), ["", "0.0.1", "1.0.0", "1.0.0+5", "2024.01.05"]);
+        assert_eq!(met("!=0.0.1"), ["", "1.0.0", "1.0.0+5", "2024.01.05"]);
+        assert_eq!(met(">=2024.01"), ["2024.01.05"]);
+        assert_eq!(met("1.0.0"), ["1.0.0", "1.0.0+5"]);
+        assert_eq!(met("DEV"), Vec::<&str>::new());
     }
 
     #[test]
@@ -228,6 +304,16 @@ mod tests {
         assert!(matches("^1 || ^2", "1.0.0") && matches("^2 || ^1", "1.0.0") && matches("*", "1.0.0"));
         assert!(!matches("^1 || ^2", "2.0.0") && !matches("^2 || ^1", "2.0.0") && !matches("^2", "1.0.0"));
         assert!(!matches("*", "1.0.1") && !matches("!=1.0.0", "1.0.0"));
+        assert!(!matches("dev", "1.0.0") && !matches("dev", "0.0.0+dev"));
+        let dev = || "0.0.0+dev".parse().expect("a version");
+        let named = |requirement: &str| requirement.parse::<Requirement>().expect(requirement).and_exactly(&dev());
+        assert!(named("dev").matches(&dev()) && named("^1 || dev").matches(&dev()));
+        assert!(!named("*").matches(&dev()) && !named("one").matches(&dev()));
+        assert!(!named("*").matches(&Version::new(1, 0, 0)) && !named("*").matches(&Version::new(0, 0, 0)));
+        assert!(
+            Requirement::exactly(&dev()).matches(&dev())
+                && !Requirement::exactly(&dev()).matches(&Version::new(0, 0, 0))
+        );
     }
 
     #[test]
@@ -253,9 +339,25 @@ mod tests {
 
     #[test]
     fn what_is_none_is_refused_with_what_it_could_be() {
-        for text in
-            ["", "||", "^1 ||", "one", "dev-master", "^", ">=", "1.2 -", "- 1.2", "1.2.3.4", "=>1", "!=", "1.0@dev"]
-        {
+        for text in [
+            "",
+            "||",
+            "^1 ||",
+            "=",
+            "the newest",
+            "^dev",
+            "^",
+            ">=",
+            ">=1.2.3.4",
+            "1.2 -",
+            "- 1.2",
+            "=>1",
+            "!=",
+            "1.0@dev",
+            "dev*",
+            "dev\u{1b}",
+            "one\ntwo",
+        ] {
             let refused = text.parse::<Requirement>().expect_err(text);
             assert!(refused.to_string().contains("^1.2"), "{refused}");
         }

@@ -4,7 +4,7 @@ use super::*;
 use crate::clock::millis_since_1970;
 use crate::model::{
     Answers, Call, Change, Command, Decoder, Endpoint, Format, Instance, InstanceState, Line, Master, NodePath,
-    Provenance, Record, Refused, Service, Withholding,
+    Provenance, Record, Refused, Service, Withholding, registered_version,
 };
 use crate::store::{Feed, Provider, Publisher, Store, Withhold, WithholdKind, key_hash};
 use rmpv::Value;
@@ -632,6 +632,36 @@ fn what_is_asked_for_is_what_is_chosen_or_it_is_told_why_not() {
     add(&mut directory, "b:1", |it| it.state = InstanceState::Returning);
     let none = resolved(&directory, &Query::default());
     assert_eq!(none, Err(NoInstance::NoneUp("db".into(), "1 is expected back after a restart".into())));
+}
+
+#[test]
+fn what_is_registered_with_a_version_that_is_none_by_semver_is_chosen_among_its_own() {
+    let mut directory = Directory::default();
+    let version = |text: &str| Query { version: Some(text.parse().expect(text)), ..Query::default() };
+    // As registrations write it, which is also the host.
+    let register = |directory: &mut Directory, texts: &[&str]| {
+        for text in texts {
+            add(directory, &format!("{text}:1"), |it| it.version = registered_version(text));
+        }
+    };
+    let always = |directory: &Directory, query: &Query, text: &str| {
+        (0..20).all(|_| resolved(directory, query) == Ok(format!("{text}:1")))
+    };
+    register(&mut directory, &["", "1.0.0.daily", "2.0.0.daily", "10.0.0.daily"]);
+    assert!(always(&directory, &Query::default(), "10.0.0.daily"), "the newest of those without an order");
+    for text in ["1.0.0.daily", "2.0.0.daily", "10.0.0.daily"] {
+        assert!(always(&directory, &version(text), text), "{text}");
+        assert!(always(&directory, &version(&registered_version(text).to_string()), text), "{text}, as it is shown");
+    }
+    assert!(always(&directory, &version("0.0.0"), ""), "those without a version");
+    assert!(always(&directory, &version("*"), ""), "it has no numbers to compare");
+    let none = resolved(&directory, &version("3.0.0.daily"));
+    assert_eq!(none, Err(NoInstance::NoVersion("db".into(), "3.0.0.daily".into())));
+    assert_eq!(resolved(&directory, &version("^1")), Err(NoInstance::NoVersion("db".into(), "^1".into())));
+    register(&mut directory, &["1.0.0", "0.0.1"]);
+    assert!(always(&directory, &Query::default(), "1.0.0"), "with numbers it is newer than any without an order");
+    assert!(always(&directory, &version("1.0.0"), "1.0.0") && always(&directory, &version("<1"), "0.0.1"));
+    assert!(always(&directory, &version("1.0.0.daily"), "1.0.0.daily"));
 }
 
 #[test]

@@ -292,7 +292,7 @@ mod tests {
         assert_eq!(field(check(b"", |call| call.encoding = Some(idl::Encoding(9)))), "encoding");
         assert_eq!(field(check(b"", |call| call.timeout_ms = Some(0))), "timeoutMs");
         assert_eq!(field(check(b"", |call| call.retries = Some(-1))), "retries");
-        assert_eq!(field(check(b"", |call| call.version = Some("one".into()))), "version");
+        assert_eq!(field(check(b"", |call| call.version = Some("=>1".into()))), "version");
         assert_eq!(field(check(b"", |call| call.balance = Some(idl::Balance::CONSISTENT_HASH))), "key");
         assert_eq!(field(check(b"", |call| call.balance = Some(idl::Balance(0)))), "balance");
         let long = |call: &mut idl::Call| call.version = Some(format!("{}*", "1|".repeat(500_000)));

@@ -89,13 +89,18 @@ fn becomes(scene: &Scene, service: &str, expected: &[&str]) {
 
 /// What PHP has of a service by the shared file alone.
 fn in_php(scene: &Scene, service: &str) -> Vec<String> {
-    let file = scene.roster.shared_file();
     let code = format!(
-        "require 'php/autoload.php'; $roster = Roster\\Client::local('', '', '{}'); \
-         foreach ($roster->instances('{service}') as $it) {{ $at = $it->endpoints[0]; \
-         echo \"$at->protocol://$at->host:$at->port {{$it->state->value}}\\n\"; }}",
-        file.display()
+        "foreach ($roster->instances('{service}') as $it) {{ $at = $it->endpoints[0]; \
+         echo \"$at->protocol://$at->host:$at->port {{$it->state->value}}\\n\"; }}"
     );
+    lines_of_php(scene, &code)
+}
+
+/// What code prints whose `$roster` has the shared file alone.
+fn lines_of_php(scene: &Scene, code: &str) -> Vec<String> {
+    let file = scene.roster.shared_file();
+    let code =
+        format!("require 'php/autoload.php'; $roster = Roster\\Client::local('', '', '{}'); {code}", file.display());
     let ended = Ended::of(Command::new("php").current_dir(env!("CARGO_MANIFEST_DIR")).args(["-r", &code]));
     ended.text().lines().map(str::to_owned).collect()
 }
@@ -199,6 +204,61 @@ fn every_format_is_told_alike_by_the_sidecar_the_shared_file_and_php() {
         let ended = scene.roster.cli(command);
         assert!(ended.code == Some(2) && ended.wrong.contains("serviceName: it is empty"), "{ended:?}");
     }
+}
+
+#[test]
+fn versions_and_groups_of_dubbo_are_chosen_as_its_own_consumers_choose_them() {
+    let scene = scene();
+    let providers = [
+        (1, ""),
+        (2, "%26version%3D1.0.0.daily"),
+        (3, "%26version%3D2.0.0.daily"),
+        (4, "%26group%3Dgray"),
+        (5, "%26version%3D1.0.0.daily%26group%3Dgray"),
+    ];
+    for (port, query) in providers {
+        let url = format!("dubbo%3A%2F%2F10.0.0.5%3A{port}%2Fcom.acme.Foo%3Fside%3Dprovider{query}");
+        scene.zk.create(&format!("/dubbo/com.acme.Foo/providers/{url}"), "");
+    }
+    eventually("all are told of", SOON, || {
+        let found = told(&scene, "com.acme.Foo", &[]);
+        ensure(found.len() == providers.len(), format!("{found:?}"))
+    });
+    let chosen = |more: &[&str]| {
+        let ended = scene.roster.cli(["resolve", "com.acme.Foo", "-n", "50", "-o", "json"].iter().chain(more));
+        let chosen = ended.json()["chosen"].as_array().cloned().unwrap_or_default();
+        let port = |it: &Value| it["instance"]["endpoints"][0]["port"].as_u64().expect("a port");
+        let mut ports: Vec<_> = chosen.iter().map(port).collect();
+        ports.sort_unstable();
+        ports
+    };
+    assert_eq!(chosen(&[]), [3], "the newest");
+    assert_eq!(chosen(&["--version", "1.0.0.daily"]), [2, 5], "of any group");
+    assert_eq!(chosen(&["--version", "1.0.0.daily", "--group", ""]), [2]);
+    assert_eq!(chosen(&["--version", "1.0.0.daily", "--group", "gray"]), [5]);
+    assert_eq!(chosen(&["--version", "0.0.0", "--group", ""]), [1], "a consumer of neither");
+    assert_eq!(chosen(&["--version", "0.0.0"]), [1, 4]);
+    let none = scene.roster.cli(["resolve", "com.acme.Foo", "--version", "3.0.0.daily"]);
+    assert!(none.code == Some(1) && none.wrong.contains("has a version that meets 3.0.0.daily"), "{none:?}");
+    let told = scene.roster.cli(["explain", "com.acme.Foo"]).text();
+    for line in [
+        "10.0.0.5:1: not served",
+        "10.0.0.5:2 0.0.0+1.0.0.daily: not served",
+        "10.0.0.5:3 0.0.0+2.0.0.daily: served",
+        "10.0.0.5:4 (group gray): not served",
+        "10.0.0.5:5 0.0.0+1.0.0.daily (group gray): not served",
+    ] {
+        assert!(told.lines().any(|it| it == line), "{line}: {told}");
+    }
+    let code = "foreach ($roster->instances('com.acme.Foo', group: '') as $it) { echo \"$it->version \", \
+                $it->endpoints[0]->port, \"\\n\"; } echo $roster->resolve('com.acme.Foo')->port, \"\\n\";";
+    eventually("PHP has them from the file", SOON, || {
+        let found = lines_of_php(&scene, code);
+        ensure(found == ["0.0.0+2.0.0.daily 3", "0.0.0+1.0.0.daily 2", "0.0.0 1", "3"], format!("{found:?}"))
+    });
+    let shared = scene.roster.shared_file();
+    let check = Ended::of(binary().args(["shared", "check", shared.to_str().expect("UTF-8")]));
+    assert_eq!(check.code, Some(0), "{check:?}");
 }
 
 #[test]

@@ -55,7 +55,7 @@ fn one_is_resolved_and_the_distribution_follows_the_weights() {
     }
     let none = scene.roster.cli(["resolve", "mail", "--exclude", a.trim(), "--exclude", b.trim()]);
     assert!(none.code == Some(1) && none.wrong.contains("that will do is excluded by the request"), "{none:?}");
-    assert_eq!(scene.roster.cli(["resolve", "mail", "--version", "new"]).code, Some(2));
+    assert_eq!(scene.roster.cli(["resolve", "mail", "--version", "the newest"]).code, Some(2));
     drop(masters);
     eventually("nobody is left", SOON, || {
         let ended = scene.roster.cli(["resolve", "mail"]);

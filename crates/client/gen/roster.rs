@@ -2917,7 +2917,7 @@ pub struct ServiceQuery {
   pub cursor: Option<String>,
   /// Metadata that the service must have, at most 8, by key: a string as it is, any other value as its JSON text.
   pub metadata: Option<BTreeMap<String, String>>,
-  /// A requirement, as in Call.
+  /// A requirement, as in ResolveRequest.
   pub version: Option<String>,
   /// The group that they must be in, as their registration has it; empty: none.
   pub group: Option<String>,
@@ -3690,7 +3690,7 @@ pub struct Instance {
   pub outstanding: i32,
   /// Without a version; what is no version is a part of it (`mail@work`).
   pub service_name: String,
-  /// 0.0.0 where none is given.
+  /// 0.0.0 where none is given; `0.0.0+1.0.0.daily` where a node gives a text that is none by semver.
   pub version: String,
   /// Empty: none is given.
   pub group: String,
@@ -5597,7 +5597,8 @@ impl TSerializable for MessagesReply {
 pub struct ResolveRequest {
   /// `name@1.2.0` is the name in just that version.
   pub service_name: String,
-  /// A requirement, as in Call. Absent: the newest version of which one can be called.
+  /// A requirement, as in Call; or a text that nodes give as their version and that is none by semver, such as
+  /// `1.0.0.daily`: this one is met by nothing else. Absent: the newest version of which one can be called.
   pub version: Option<String>,
   /// As in ServiceQuery.
   pub group: Option<String>,

@@ -115,7 +115,7 @@ fn of_a_service_whose_nodes_are_all_left_out_nobody_says_that_it_was_never_offer
 fn what_makes_no_sense_is_refused_by_its_field() {
     let house = house();
     for (field, change) in [
-        ("version", (|it| it.version = Some("new".into())) as fn(&mut ResolveRequest)),
+        ("version", (|it| it.version = Some("the newest".into())) as fn(&mut ResolveRequest)),
         ("key", |it| it.balance = Some(Balance::CONSISTENT_HASH)),
         ("key", |it| it.key = Some(vec![b'x'; 1_025])),
         ("balance", |it| it.balance = Some(Balance(99))),
