@@ -90,6 +90,39 @@ fn jobs_outlast_a_killed_sidecar_with_their_leases_until_they_are_done() {
 }
 
 #[test]
+fn status_counts_what_becomes_of_jobs() {
+    jobs_are_counted(&roster(SETTINGS));
+}
+
+/// By a sidecar that has counted none, wherever it keeps them.
+pub(crate) fn jobs_are_counted(roster: &Roster) {
+    let counted = || {
+        let counters = roster.status().counters;
+        ["jobsEnqueued", "jobAttempts", "jobsDone", "jobFailures", "jobsDied"].map(|name| counters[name])
+    };
+    let job = |name: &str| NewJob { payload: Some(b"{}".to_vec()), ..job(name) };
+    let unique = NewJob { unique_key: Some("k".into()), ..job("released") };
+    let last = NewJob { retries: Some(0), ..job("fails for the last time") };
+    enqueue(roster, vec![job("done"), job("fails"), job("buried"), last, unique.clone(), unique]);
+    assert_eq!(counted(), [5, 0, 0, 0, 0], "one was there already");
+    let taken = take(roster, 9, 0);
+    assert_eq!(counted(), [5, 5, 0, 0, 0]);
+    let actions = [
+        (JobAction::DONE, [5, 5, 1, 0, 0]),
+        (JobAction::FAIL, [5, 5, 1, 1, 0]),
+        (JobAction::BURY, [5, 5, 1, 1, 1]),
+        (JobAction::FAIL, [5, 5, 1, 2, 2]),
+        (JobAction::RELEASE, [5, 5, 1, 2, 2]),
+    ];
+    for (job, (action, counts)) in taken.iter().zip(actions) {
+        update(roster, job, action).expect("it has the lease");
+        assert_eq!(counted(), counts, "{job:?} {action:?}");
+    }
+    assert_eq!(take(roster, 9, 0).len(), 1, "it was given back");
+    assert_eq!(counted(), [5, 6, 1, 2, 2]);
+}
+
+#[test]
 fn whoever_waits_has_a_job_as_soon_as_it_is_enqueued() {
     let roster = roster(SETTINGS);
     std::thread::scope(|scope| {

@@ -16,6 +16,7 @@ use crate::idl::{
     EnqueueRequest, InvalidRequest, Job, JobAction, JobQuery, JobState, JobUpdate, NewJob, NotFound, Overloaded,
     QueuesQuery, TRosterSyncClient, TakeJobsRequest,
 };
+use crate::queue::jobs_are_counted;
 
 fn roster(redis: &Redis, settings: &str) -> Roster {
     at(&redis.url(), settings)
@@ -172,6 +173,12 @@ fn a_death_loses_no_job_and_three_of_them_make_it_dead_until_it_is_retried() {
     assert_eq!(counts(&roster), [0, 1, 0, 0], "it is tried again later");
     assert_eq!(roster.cli(["queue", "purge", "mail", "delayed"]).text(), "1 job removed\n");
     assert_eq!(redis.keys_of_roster(), "");
+}
+
+#[test]
+fn status_counts_what_becomes_of_jobs() {
+    let redis = Redis::start(&[]);
+    jobs_are_counted(&connected(&redis, ""));
 }
 
 #[test]
