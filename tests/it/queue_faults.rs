@@ -1,11 +1,14 @@
-//! Queues where the disk is full, and where the clock on the wall jumps.
+//! Queues where the disk is full or slow, and where the clock on the wall jumps.
 
 use std::fs::File;
 use std::io::Write;
 use std::path::Path;
+use std::sync::mpsc;
+use std::thread;
+use std::time::Duration;
 
 use crate::full::Small;
-use crate::harness::{Client, Clock, Roster, SOON, binary, ensure, eventually, is_skipped_without_root};
+use crate::harness::{Client, Clock, HeldDisk, Roster, SOON, binary, ensure, eventually, is_skipped_without_root};
 use crate::idl::{
     EnqueueRequest, Job, JobAction, JobQuery, JobState, JobUpdate, NewJob, Overloaded, QueuesQuery, TRosterSyncClient,
     TakeJobsRequest,
@@ -173,6 +176,47 @@ fn where_the_disk_stays_full_jobs_that_keep_their_results_are_done_once_and_say_
         std::fs::remove_file(small.seen(file)).expect("a file");
     }
     eventually("there is room", SOON, || client.enqueue(some(1)));
+}
+
+/// A sidecar whose disk can be held.
+fn on_held_disk(settings: &str) -> (Roster, HeldDisk) {
+    let mut roster = Roster::prepare_file("roster.sock", "\"/a\" = \"one\"");
+    roster.configure("[register]", &format!("[queue]\npath = 'queue'\n{settings}\n[register]"));
+    let disk = HeldDisk::new(roster.folder());
+    let mut serve = roster.serve(binary());
+    disk.rules(&mut serve);
+    roster.run_as(&mut serve);
+    eventually("the queue is open", SOON, || roster.client().queues(QueuesQuery::default()));
+    (roster, disk)
+}
+
+/// What is answered only once the disk has it.
+fn once_synced<T: Send>(disk: &HeldDisk, ask: impl FnOnce() -> T + Send) -> T {
+    let (report, answer) = mpsc::channel();
+    disk.hold();
+    thread::scope(|scope| {
+        scope.spawn(move || report.send(ask()));
+        eventually("it is synced", SOON, || ensure(disk.is_awaited(), "nobody waits for the disk"));
+        let early = answer.recv_timeout(Duration::from_millis(300));
+        disk.let_go();
+        assert!(early.is_err(), "it was acknowledged before the disk had it");
+        answer.recv_timeout(SOON).expect("it is acknowledged")
+    })
+}
+
+#[test]
+fn nothing_is_acknowledged_before_the_disk_has_it() {
+    let (roster, disk) = on_held_disk("");
+    let id = once_synced(&disk, || enqueue(&roster, job(b"{}".to_vec())).expect("there is room"));
+    let taken = once_synced(&disk, || take(&roster));
+    assert_eq!(ids(&taken), [id]);
+    once_synced(&disk, || done(&roster, &taken[0]).expect("it has the lease"));
+
+    let (roster, disk) = on_held_disk("durability = 'batched'");
+    disk.hold();
+    enqueue(&roster, job(b"{}".to_vec())).expect("the kernel has it");
+    eventually("it is synced later", SOON, || ensure(disk.is_awaited(), "nobody waits for the disk"));
+    disk.let_go();
 }
 
 /// Starts it with a wall clock of its own.
