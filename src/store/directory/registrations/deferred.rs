@@ -153,9 +153,10 @@ impl Directory {
         nodes: &Nodes,
     ) -> Option<Proof> {
         let mut deferred = self.registrations.deferred.get(&feed)?.clone();
-        let (began, mut count) = (Instant::now(), 0);
-        let has_room = |count: usize| count < MAX_AT_ONCE && began.elapsed() < MAX_TIME;
-        while has_room(count)
+        let (began, mut is_begun, mut count) = (Instant::now(), false, 0);
+        // However long it takes to find one, each part has some.
+        let has_room = |is_begun: bool, count: usize| !is_begun || count < MAX_AT_ONCE && began.elapsed() < MAX_TIME;
+        while has_room(is_begun, count)
             && let Some((scan, mut last)) = deferred.now.scans.get_min().cloned()
         {
             let mut reader = Reader::new(feeds, scan.feed, revision, nodes);
@@ -164,9 +165,10 @@ impl Directory {
                 self.registrations.among(nodes, &scan, last.as_ref()).take(MAX_SEEN).cloned().collect();
             let has_more = some.len() == MAX_SEEN;
             let mut some = some.into_iter();
-            while has_room(count)
+            while has_room(is_begun, count)
                 && let Some(path) = some.next()
             {
+                is_begun = true;
                 if scan.finds(&reader, &path) {
                     self.read(&mut reader, scan.number, &path, false, None);
                     count += 1;
