@@ -76,6 +76,8 @@ pub struct Withholder {
 struct Reported {
     outliers: Outliers,
     suspects: Vec<Suspect>,
+    /// How many of these each user has brought about.
+    by_user: HashMap<u32, usize>,
 }
 
 /// The result of one call, as its caller reports it.
@@ -204,7 +206,11 @@ impl Withholder {
         // Unknown names were already reported as a configuration mistake.
         let reporters: Vec<u32> = reporters.filter_map(Result::ok).collect();
         let withholder = Arc::new(Self {
-            outliers: Mutex::new(Reported { outliers: Outliers::new(config.clone()), suspects: Vec::new() }),
+            outliers: Mutex::new(Reported {
+                outliers: Outliers::new(config.clone()),
+                suspects: Vec::new(),
+                by_user: HashMap::new(),
+            }),
             suspected: Notify::new(),
             reporters: (!config.reporters.is_empty()).then_some(reporters),
             commands,
@@ -243,11 +249,8 @@ impl Withholder {
             self.metrics.reports.increment();
             self.metrics.reports_failed.add(u64::from(!is_ok));
             self.metrics.reported_ms.add(duration.as_millis() as u64);
-            if let Some(suspect) = reported.outliers.report(now, by, &place, is_ok)
-                && reported.suspects.len() < MAX_REPORTS
-                && !reported.suspects.iter().any(|it| it.place == suspect.place)
-            {
-                reported.suspects.push(suspect);
+            if let Some(suspect) = reported.outliers.report(now, by, &place, is_ok) {
+                reported.suspect(by, suspect);
             }
         }
         if !reported.suspects.is_empty() {
@@ -284,6 +287,23 @@ impl Withholder {
 
     fn reported(&self) -> MutexGuard<'_, Reported> {
         self.outliers.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Reported {
+    /// Notes whom a user's report makes suspect: as many as it leaves free for other users.
+    fn suspect(&mut self, by: u32, suspect: Suspect) {
+        let own = self.by_user.entry(by).or_default();
+        let has_room = *own < MAX_REPORTS.saturating_sub(self.suspects.len());
+        if has_room && !self.suspects.iter().any(|it| it.place == suspect.place) {
+            *own += 1;
+            self.suspects.push(suspect);
+        }
+    }
+
+    fn take_suspects(&mut self) -> Vec<Suspect> {
+        self.by_user.clear();
+        std::mem::take(&mut self.suspects)
     }
 }
 
@@ -501,17 +521,21 @@ impl Work {
     /// Ejects what is to be, within the bounds. Each service is looked through once.
     fn eject_suspects(&mut self) {
         let mut by_service: HashMap<Arc<str>, Vec<Suspect>> = HashMap::new();
-        for suspect in std::mem::take(&mut self.withholder.reported().suspects) {
+        for suspect in self.withholder.reported().take_suspects() {
             by_service.entry(suspect.place.service.clone()).or_default().push(suspect);
         }
         let snapshot = self.store.snapshot();
         let directory = snapshot.directory();
-        let mut room = MAX_EJECTIONS - directory.withholdings().ejected().take(MAX_EJECTIONS).count();
+        let ejected = || directory.withholdings().ejected();
+        let mut room = MAX_EJECTIONS - ejected().take(MAX_EJECTIONS).count();
         for (service, suspects) in by_service {
             let hashes: HashSet<u64> = suspects.iter().map(|suspect| key_hash(&*suspect.place.address)).collect();
             let mut survey = Survey::of(directory, &service, |it| hashes.contains(&it.address_hash));
+            // It may have as many as it leaves free for other services.
+            let mut of_service = ejected().filter(|(of, ..)| **of == service).count();
             for Suspect { place, reason } in suspects {
-                let spared = self.why_spared(&survey, &place.address).or((room == 0).then_some(Spared::Enough));
+                let is_full = of_service >= room;
+                let spared = self.why_spared(&survey, &place.address).or(is_full.then_some(Spared::Enough));
                 let Place { service, address } = &place;
                 let mut reported = self.withholder.reported();
                 if let Some(why) = spared {
@@ -535,7 +559,7 @@ impl Work {
                 let time = reported.outliers.eject(Moment::now(), &place);
                 drop(reported);
                 survey.set(address, true);
-                room -= 1;
+                (of_service, room) = (of_service + 1, room - 1);
                 self.withholder.metrics.ejections.increment();
                 tracing::warn!(%service, %address, ?time, reason, "an instance is ejected");
                 let since = millis_since_1970(SystemTime::now());

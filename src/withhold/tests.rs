@@ -123,6 +123,19 @@ fn an_instance_that_fails_is_ejected_and_comes_back_by_itself() {
 }
 
 #[test]
+fn a_flood_of_reports_keeps_no_instance_of_another_service_from_being_ejected() {
+    let mut house = house(Config::default()).with(10);
+    let failed = |service: String, number| {
+        let place = Place { service: service.into(), address: address(number).into() };
+        std::iter::repeat_n(Report { place, is_ok: false, duration: Duration::from_millis(7) }, 5)
+    };
+    (0..2 * MAX_REPORTS).for_each(|number| house.withholder.report(66, failed(format!("of-66-{number}"), 0)));
+    house.withholder.report(33, failed("db".into(), 3));
+    house.work.eject_suspects();
+    assert_eq!(house.ejected(), addresses([3]));
+}
+
+#[test]
 fn however_much_is_reported_a_fifth_is_ejected_and_never_the_last() {
     for (instances, most) in [(1, 0), (4, 0), (5, 1), (9, 1), (10, 2), (24, 4)] {
         let mut house = house(Config::default()).with(instances);
