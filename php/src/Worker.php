@@ -229,7 +229,8 @@ final class Worker
      * @param string $address `tcp://host:port` or `unix:///path`
      * @return resource a non-blocking listening socket
      * @throws InvalidRequest with the reason, if that is impossible
-     * @throws Overloaded if the sidecar does not answer within ten seconds
+     * @throws Overloaded if the sidecar does not answer within ten seconds, and each time after that
+     * @throws Disconnected if it is gone
      */
     public function listen(string $address): mixed
     {

@@ -45,12 +45,14 @@ final class Connections
         }
         $isReported = $connection[1]['report'] ?? false;
         unset($connection[1]['report']);
+        $process = getmypid();
         try {
             ($this->serve)(...$connection);
         } catch (\Throwable $error) {
             $this->log->error('what serves a connection failed: {exception}', ['exception' => $error]);
         }
-        if ($isReported === true && !$this->isOver) {
+        // A child that it has forked answers for nothing.
+        if ($isReported === true && !$this->isOver && getmypid() === $process) {
             // The sidecar may be handing over no more, and reading nothing.
             Quiet::run(fn () => socket_send($this->socket, '.', 1, MSG_DONTWAIT));
         }

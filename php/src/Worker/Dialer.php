@@ -88,11 +88,8 @@ final class Dialer
 
     private function connect(): bool
     {
-        [$none, $ready] = [null, [$this->stream]];
-        if (!Quiet::run(static function () use (&$none, &$ready) {
-            return stream_select($none, $ready, $none, 0);
-        })) {
-            return false;
+        if (!Loop::isWritable($this->stream, $failure)) {
+            return $failure === null ? false : throw new Disconnected("cannot connect: $failure");
         }
         if (stream_socket_get_name($this->stream, true) === false) {
             throw new Disconnected('cannot connect: nobody listens there, or the host cannot be reached');

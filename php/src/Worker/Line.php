@@ -15,6 +15,8 @@ use Roster\Wire\Scanner;
  */
 final class Line
 {
+    /** Why nothing is sent or received in a child of the process that made the connection. */
+    public const FORKED = 'this is a fork of the worker\'s process, which alone has its connection: end it by exit()';
     /** A peer that does not read is sent no more than this plus one message. */
     private const MAX_UNWRITTEN_BYTES = 1 << 20;
     /** How much to read before processing it. */

@@ -13,14 +13,18 @@ use Roster\Quiet;
  */
 final class Loop
 {
-    /** The pause after a failed wait: a signal, or more streams than select() accepts. */
+    /** The pause after a failed wait: a signal, or a descriptor that select() does not accept. */
     private const FAILURE_US = 1_000;
+    /** What select() failed with, as PHP says it, if a signal came. */
+    private const INTERRUPTED = '[4]';
 
     /** @var array<array{resource, callable}> by stream number */
     private array $watched = [];
     /** @var array<int, mixed> the handled signals, and their previous handlers */
     private array $handlers = [];
     private bool $hadAsync = false;
+    /** Why it cannot wait for all that it watches, as it was logged; null: it can. */
+    private ?string $failure = null;
 
     public function __construct(private readonly Logger $log)
     {
@@ -44,7 +48,14 @@ final class Loop
     public function wait(array $read, array $write, float $seconds): void
     {
         $this->watched = array_filter($this->watched, static fn (array $watched) => is_resource($watched[0]));
-        foreach (self::select([...$read, ...array_column($this->watched, 0)], $write, $seconds) as $stream) {
+        $process = getmypid();
+        $ready = self::select([...$read, ...array_column($this->watched, 0)], $write, $seconds, $failure);
+        $this->tell($failure);
+        foreach ($ready as $stream) {
+            if (getmypid() !== $process) {
+                // What served the one before has forked: the rest is its parent's.
+                return;
+            }
             [, $serve] = $this->watched[(int) $stream] ?? [null, null];
             try {
                 $serve !== null && $serve($stream);
@@ -54,27 +65,78 @@ final class Loop
         }
     }
 
+    /** Logs once that it cannot wait. */
+    private function tell(?string $failure): void
+    {
+        if ($failure !== null && $this->failure === null) {
+            $this->log->error('streams with too high descriptors are not served: {reason}', ['reason' => $failure]);
+        }
+        $this->failure = $failure;
+    }
+
     /**
      * @param list<resource> $read
      * @param list<resource> $write
-     * @return list<resource> those that can be read
+     * @param ?string $failure why it cannot wait for all of them: there is one with a descriptor from 1,024 on
+     * @return list<resource> those that can be read: none, too, if a signal has come
      */
-    public static function select(array $read, array $write, float $seconds): array
+    public static function select(array $read, array $write, float $seconds, ?string &$failure = null): array
     {
+        $failure = null;
         $us = (int) ($seconds * 1e6);
         if ($read === [] && $write === []) {
             usleep($us);
             return [];
         }
+        $readable = self::readable($read, $write, $us);
+        if ($readable !== null) {
+            return $readable;
+        }
+        $failure = self::failure();
+        if ($failure !== null) {
+            // One that it does not accept is to stop no other.
+            $readable = array_filter($read, static fn ($stream): bool => (bool) self::readable([$stream], [], 0));
+        }
+        if (!$readable) {
+            usleep(self::FAILURE_US);
+        }
+        return array_values($readable ?? []);
+    }
+
+    /**
+     * Whether a stream is writable now.
+     *
+     * @param resource $stream
+     * @param ?string $failure why that cannot be known
+     */
+    public static function isWritable(mixed $stream, ?string &$failure = null): bool
+    {
+        Quiet::$warning = '';
+        $ready = Quiet::run(static function () use ($stream): int|false {
+            [$none, $write] = [null, [$stream]];
+            return stream_select($none, $write, $none, 0);
+        });
+        $failure = $ready === false ? self::failure() : null;
+        return (bool) $ready;
+    }
+
+    /** Why select() has failed, in a line; null: a signal came. */
+    private static function failure(): ?string
+    {
+        $line = preg_replace('/\s+/', ' ', Quiet::$warning);
+        // How to compile PHP is for somebody else.
+        return str_contains($line, self::INTERRUPTED) ? null : explode(' --', $line)[0];
+    }
+
+    /** @return ?list<resource> null: select() has failed */
+    private static function readable(array $read, array $write, int $us): ?array
+    {
+        Quiet::$warning = '';
         $ready = Quiet::run(static function () use (&$read, &$write, $us): int|false {
             $none = null;
             return stream_select($read, $write, $none, intdiv($us, 1_000_000), $us % 1_000_000);
         });
-        if ($ready === false) {
-            usleep(self::FAILURE_US);
-            return [];
-        }
-        return array_values($read);
+        return $ready === false ? null : array_values($read);
     }
 
     /** Makes termination signals call this, unless the application handles them itself. */

@@ -1,0 +1,86 @@
+<?php
+
+declare(strict_types=1);
+
+namespace Roster\Tests;
+
+use PHPUnit\Framework\TestCase;
+use Roster\Worker\Line;
+use Roster\Worker\Logger;
+use Roster\Worker\Loop;
+
+/** A worker's own loop serves what it can wait for, and says what it cannot. */
+final class LoopTest extends TestCase
+{
+    /** From this descriptor on, select() takes none. */
+    private const LIMIT = 1_024;
+
+    private Loop $loop;
+    private Line $log;
+    /** @var list<resource> */
+    private array $held = [];
+    /** @var list<resource> the other ends of what is watched */
+    private array $writers = [];
+    /** @var list<string> */
+    private array $served = [];
+
+    protected function setUp(): void
+    {
+        [$here, $there] = stream_socket_pair(STREAM_PF_UNIX, STREAM_SOCK_STREAM, 0);
+        array_map(static fn ($stream) => stream_set_blocking($stream, false), [$here, $there]);
+        $line = new Line($here);
+        $this->log = new Line($there);
+        $this->loop = new Loop(new Logger(static fn () => $line));
+    }
+
+    protected function tearDown(): void
+    {
+        [$this->held, $this->writers] = [[], []];
+        unset($this->loop);
+    }
+
+    public function testAStreamWithTooHighADescriptorIsLoggedOnceAndStopsNoOther(): void
+    {
+        if (posix_getrlimit()['soft openfiles'] < self::LIMIT + 64) {
+            self::markTestSkipped('this process may not have so many descriptors');
+        }
+        $this->watch('low');
+        while (count($this->held) < self::LIMIT) {
+            $this->held[] = fopen('/dev/null', 'r');
+        }
+        $this->watch('high');
+        for ($times = 0; $times < 3; $times++) {
+            $this->loop->wait([], [], 0.01);
+        }
+        self::assertSame(['low', 'low', 'low'], $this->served);
+        $logged = array_column($this->log->receive(), 0);
+        self::assertSame(['error'], array_column($logged, 'level'));
+        self::assertMatchesRegularExpression('/set to 1024, .* as high as 1\d\d\d/', $logged[0]['context']['reason']);
+    }
+
+    /** @requires extension pcntl */
+    public function testASignalIsNoFailure(): void
+    {
+        $before = pcntl_async_signals(true);
+        pcntl_signal(SIGALRM, static fn () => null);
+        pcntl_alarm(1);
+        $began = microtime(true);
+        [$here] = $this->held = stream_socket_pair(STREAM_PF_UNIX, STREAM_SOCK_STREAM, 0);
+        $this->loop->wait([$here], [], 10);
+        pcntl_signal(SIGALRM, SIG_DFL);
+        pcntl_async_signals($before);
+        self::assertLessThan(9, microtime(true) - $began);
+        self::assertSame([], $this->log->receive());
+    }
+
+    private function watch(string $name): void
+    {
+        [$here, $there] = stream_socket_pair(STREAM_PF_UNIX, STREAM_SOCK_STREAM, 0);
+        fwrite($there, 'x');
+        $this->writers[] = $there;
+        $this->loop->watch($here, function () use ($name): void {
+            $this->served[] = $name;
+        });
+        $this->held[] = $here;
+    }
+}
