@@ -4,9 +4,11 @@ declare(strict_types=1);
 
 namespace Roster;
 
+use Roster\Exception\Disconnected;
 use Roster\Exception\InvalidRequest;
 use Roster\Exception\JobBuried;
 use Roster\Exception\JobReleased;
+use Roster\Exception\Overloaded;
 use Roster\Worker\Lease;
 use Roster\Worker\Text;
 
@@ -84,6 +86,8 @@ final class Job
      * Has the sidecar wait longer for this job, which is being performed: as long as its timeout, from now on.
      *
      * @throws InvalidRequest if this process does not perform it, or no more
+     * @throws Overloaded if the sidecar does not read for ten seconds
+     * @throws Disconnected if it is gone: the job is another's
      */
     public function touch(): void
     {
@@ -96,6 +100,8 @@ final class Job
      * @param int $percent from 0 to 100
      * @param string $note for people; 256 bytes of it are kept
      * @throws InvalidRequest if this process does not perform it, or no more
+     * @throws Overloaded if the sidecar does not read for ten seconds
+     * @throws Disconnected if it is gone: the job is another's
      */
     public function progress(int $percent, string $note = ''): void
     {

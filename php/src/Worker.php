@@ -167,6 +167,7 @@ final class Worker
      *     performs them one after the other. More than one is for jobs that are all quick: they wait behind a slow one
      * @param ?int $weight from 1 to 100: one of 3 gives three times as many jobs as one of 1 while both have some; null: 1
      * @throws InvalidRequest if no sidecar has started this process, or the weight is another
+     * @throws Disconnected if it is gone
      */
     public function perform(
         string $queue,
@@ -190,13 +191,20 @@ final class Worker
      *
      * @throws InvalidRequest if it cannot be sent, or this process was not started by a sidecar
      * @throws Overloaded if the sidecar does not read for ten seconds
+     * @throws Disconnected if it is gone
      */
     public function send(mixed $data): void
     {
         $this->tell('worker-send', $data);
     }
 
-    /** Sends something to the other workers of its group, with the same exceptions. */
+    /**
+     * Sends something to the other workers of its group.
+     *
+     * @throws InvalidRequest if it cannot be sent, or this process was not started by a sidecar
+     * @throws Overloaded if the sidecar does not read for ten seconds
+     * @throws Disconnected if it is gone
+     */
     public function broadcast(mixed $data): void
     {
         $this->tell('worker-broadcast', $data);
@@ -250,7 +258,11 @@ final class Worker
         $this->loop->watch($this->connections->stream, $this->serveConnections(...));
     }
 
-    /** Reports that the worker is ready for work: for `ready = "message"`. */
+    /**
+     * Reports that the worker is ready for work: for `ready = "message"`.
+     *
+     * @throws Disconnected if the sidecar that started it is gone
+     */
     public function ready(): void
     {
         if ($this->isSupervised()) {
@@ -523,12 +535,16 @@ final class Worker
             $line->write();
         }
         $line->send($message);
+        // What it was to stop or to prolong is another's by now.
+        if ($line->end() !== null) {
+            throw new Disconnected($line->end());
+        }
     }
 
     /**
      * The connection to the sidecar that started this process. Its requests wait for `tick()`.
      *
-     * @throws Disconnected if it does not accept one
+     * @throws Disconnected if it does not accept one, or has ended
      */
     private function join(): Line
     {
@@ -538,6 +554,6 @@ final class Worker
                 Loop::select([$this->link->stream()], [], self::RETRY_SECONDS);
             }
         }
-        return $line;
+        return $line->end() === null ? $line : throw new Disconnected($line->end());
     }
 }

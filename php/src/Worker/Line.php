@@ -32,6 +32,7 @@ final class Line
     /** What is being written. If there was no room for it, TLS requires the same data again. */
     private string $piece = '';
     private ?string $end = null;
+    private readonly int $process;
     /** When something last arrived, by hrtime(). */
     public int $heardAt;
 
@@ -39,6 +40,7 @@ final class Line
     public function __construct(public readonly mixed $stream)
     {
         $this->scanner = new Scanner();
+        $this->process = getmypid();
         $this->heardAt = hrtime(true);
         // So that every kind of event loop sees pending data.
         stream_set_read_buffer($stream, 0);
@@ -47,6 +49,10 @@ final class Line
     /** Why nothing can be sent or received any more; null: it can. */
     public function end(): ?string
     {
+        // A child has a copy of the connection, and would take what is its parent's.
+        if ($this->end === null && !$this->isOwn()) {
+            $this->finish(self::FORKED);
+        }
         return $this->end;
     }
 
@@ -59,6 +65,9 @@ final class Line
     {
         if (!$this->hasMore) {
             $this->read();
+        }
+        if ($this->end() === self::FORKED) {
+            return [];
         }
         [$messages, $from, $this->hasMore] = [[], 0, false];
         try {
@@ -75,7 +84,7 @@ final class Line
                 }
             }
         } catch (\UnexpectedValueException $wrong) {
-            $this->end = $wrong->getMessage();
+            $this->finish($wrong->getMessage());
         }
         $this->in = substr($this->in, $from);
         return $messages;
@@ -89,11 +98,11 @@ final class Line
 
     private function read(): void
     {
-        for ($read = 0; $this->end === null && $read < self::MAX_READ_BYTES; $read += strlen($piece)) {
+        for ($read = 0; $this->end() === null && $read < self::MAX_READ_BYTES; $read += strlen($piece)) {
             $piece = (string) Quiet::run(fn () => fread($this->stream, self::PIECE_BYTES));
             if ($piece === '') {
                 if (Quiet::run(fn () => feof($this->stream))) {
-                    $this->end = 'it was closed at the other end';
+                    $this->finish('it was closed at the other end');
                 }
                 break;
             }
@@ -103,7 +112,7 @@ final class Line
     }
 
     /**
-     * Sends a message as soon as it can be written.
+     * Sends a message as soon as it can be written; nothing, if the connection has ended.
      *
      * @param array<string, mixed> $message
      * @throws \LengthException|\InvalidArgumentException if it cannot be encoded
@@ -112,22 +121,24 @@ final class Line
     {
         $room = Scanner::MAX_BYTES;
         $frame = MessagePack::pack($message, Scanner::MAX_DEPTH, $room);
-        $this->out .= $frame;
-        $this->write();
+        if ($this->end() === null) {
+            $this->out .= $frame;
+            $this->write();
+        }
         return strlen($frame);
     }
 
     /** Writes what can be written now; true: nothing is left. */
     public function write(): bool
     {
-        while ($this->end === null && ($this->piece !== '' || $this->out !== '')) {
+        while ($this->end() === null && ($this->piece !== '' || $this->out !== '')) {
             if ($this->piece === '') {
                 $this->piece = substr($this->out, 0, self::PIECE_BYTES);
                 $this->out = substr($this->out, self::PIECE_BYTES);
             }
             $written = Quiet::run(fn () => fwrite($this->stream, $this->piece));
             if ($written === false) {
-                $this->end = Quiet::$warning;
+                $this->finish(Quiet::$warning);
             }
             if (!$written) {
                 return false;
@@ -150,11 +161,23 @@ final class Line
 
     public function close(): void
     {
-        $this->end ??= 'it was closed at this end';
+        $this->finish('it was closed at this end');
         if (is_resource($this->stream)) {
-            // Not immediately: unread data would cause what was written to be discarded.
-            Quiet::run(fn () => stream_socket_shutdown($this->stream, STREAM_SHUT_WR));
+            // Not immediately: unread data would cause what was written to be discarded. A child ends its copy alone.
+            $this->isOwn() && Quiet::run(fn () => stream_socket_shutdown($this->stream, STREAM_SHUT_WR));
             fclose($this->stream);
         }
+    }
+
+    private function isOwn(): bool
+    {
+        return $this->process === getmypid();
+    }
+
+    /** What was not written nobody will read. */
+    private function finish(string $why): void
+    {
+        $this->end ??= $why;
+        [$this->out, $this->piece] = ['', ''];
     }
 }

@@ -30,6 +30,8 @@ final class Link
     private bool $isJoined = false;
     /** When the connection was begun, and when to try next, in seconds of hrtime(). */
     private ?float $since = null;
+    /** Which process has it: its children have none. */
+    private ?int $process = null;
     private float $retryAt = 0;
     private int $failures = 0;
     private ?float $pingedAt = null;
@@ -69,6 +71,10 @@ final class Link
     public function receive(bool $isReading): array
     {
         $now = self::now();
+        if ($this->process !== null && $this->process !== getmypid()) {
+            $this->close();
+            throw new Disconnected(Line::FORKED);
+        }
         try {
             $this->connect($now);
             $messages = $isReading ? $this->line?->receive() ?? [] : [];
@@ -115,6 +121,7 @@ final class Link
     {
         if ($this->line === null && $now >= $this->retryAt) {
             $this->since ??= $now;
+            $this->process = getmypid();
             $this->line = $this->to->open();
             $this->line?->send(['cmd' => 'auth', 'token' => $this->token, 'native' => 1, 'id' => $this->id]);
         }

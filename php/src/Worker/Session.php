@@ -117,6 +117,9 @@ final class Session
             return false;
         }
         $this->begin();
+        if ($this->line->end() !== null) {
+            return false;
+        }
         $until = hrtime(true) + self::TURN_NS;
         do {
             $isMoving = $this->step($until);
@@ -257,7 +260,7 @@ final class Session
     {
         $isMoving = false;
         foreach ($this->running as $key => $task) {
-            if ($this->line->isFull()) {
+            if ($this->line->isFull() || $this->line->end() !== null) {
                 return false;
             }
             if ($task->rests()) {
