@@ -6,11 +6,15 @@ namespace Roster\Tests;
 
 use PHPUnit\Framework\TestCase;
 use Roster\Client;
+use Roster\Exception\CallFailed;
 use Roster\Exception\Unavailable;
 use Roster\Tests\Support\Answer;
 use Roster\Tests\Support\FakeSidecar;
 use Roster\Tests\Support\Folder;
 use Roster\Tests\Support\Patient;
+use Roster\Tests\Support\Process;
+use Roster\Thrift\CallResult;
+use Roster\Thrift\Roster_call_result;
 use Roster\Thrift\Roster_getMany_result as Result;
 use Roster\Thrift\Roster_services_result;
 use Roster\Thrift\ServicesReply;
@@ -171,6 +175,35 @@ final class ChannelTest extends TestCase
         self::assertSame('one', $roster->get('/a')->data);
         $fake->await('connected', 'asked getMany', 'closed');
         self::assertSame('two', $roster->get('/a')->data);
+    }
+
+    public function testARequestMayPauseAsLongAsAnAnswerMay(): void
+    {
+        $result = new CallResult(['values' => ["\x07"], 'masterId' => 'm', 'durationUs' => 1, 'attempts' => 1]);
+        $fake = new FakeSidecar([[Answer::of(new Roster_call_result(['success' => $result]))]]);
+        $roster = self::client($fake, new Timeouts(readMs: 10_000, totalMs: 20_000));
+        $fake->hang();
+        $folder = new Folder();
+        $wakes = new Process(['sh', '-c', 'sleep 1; kill -CONT "$0"', (string) $fake->id()], "$folder->path/log");
+        self::assertSame(7, $roster->call('demo', 'take', [str_repeat('x', 900_000)])->value);
+        self::assertSame(0, $wakes->await());
+    }
+
+    public function testARequestThatIsNotReadIsGivenUpInTime(): void
+    {
+        $fake = new FakeSidecar([[]]);
+        $roster = self::client($fake, new Timeouts(readMs: 600, totalMs: 20_000));
+        $fake->hang();
+        $began = microtime(true);
+        try {
+            $roster->call('demo', 'take', [str_repeat('x', 900_000)]);
+            self::fail('nobody has read it');
+        } catch (CallFailed | Unavailable $failure) {
+            self::assertStringContainsString('timed out sending', $failure->getMessage());
+        }
+        $took = microtime(true) - $began;
+        self::assertGreaterThan(0.5, $took);
+        self::assertLessThan(5, $took);
     }
 
     public function testAPersistentConnectionOutlivesItsClient(): void

@@ -20,7 +20,7 @@ final class Channel
 {
     private const LONGEST_ANSWER = 64 << 20;
 
-    /** The longest single wait of a read, so that signal handlers can run. */
+    /** The longest single wait to read or write, so that signal handlers can run. */
     private const SLICE_US = 200_000;
 
     /** A full backlog refuses a Unix socket immediately: the delay before the next attempt, doubled each time. */
@@ -158,12 +158,15 @@ final class Channel
 
     private function send(string $bytes, Deadline $deadline): void
     {
-        for ($sent = 0; $sent < strlen($bytes); $sent += $written) {
-            $this->wait($this->timeouts->readMs * 1_000, $deadline, false);
+        $until = new Deadline($this->timeouts->readMs);
+        for ($sent = 0; $sent < strlen($bytes);) {
+            $this->wait($until->left(), $deadline, false);
             $written = fwrite($this->stream, $sent === 0 ? $bytes : substr($bytes, $sent));
-            if ($written === false || $written === 0) {
-                $timedOut = stream_get_meta_data($this->stream)['timed_out'];
-                throw new TransportFailed($timedOut ? 'timed out sending' : 'closed while sending', timedOut: $timedOut);
+            if ($written !== false && $written !== 0) {
+                $sent += $written;
+                $until = new Deadline($this->timeouts->readMs);
+            } elseif (!stream_get_meta_data($this->stream)['timed_out']) {
+                throw new TransportFailed('closed while sending');
             }
         }
     }
@@ -194,7 +197,7 @@ final class Channel
     {
         $left = min($us, $deadline->left());
         if ($left === 0) {
-            throw new TransportFailed('no answer in time', $isSent, timedOut: true);
+            throw new TransportFailed($isSent ? 'no answer in time' : 'timed out sending', $isSent, timedOut: true);
         }
         $slice = min($left, self::SLICE_US);
         stream_set_timeout($this->stream, 0, $slice);

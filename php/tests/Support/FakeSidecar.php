@@ -40,6 +40,11 @@ final class FakeSidecar
         posix_kill($this->process->id, SIGSTOP);
     }
 
+    public function id(): int
+    {
+        return $this->process->id;
+    }
+
     /** @return list<string> what it saw */
     public function seen(): array
     {
