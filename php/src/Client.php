@@ -273,14 +273,15 @@ class Client
      * Reports the result of a call to an instance to the sidecar: if several fail, all of this host's clients choose
      * other instances for a while.
      *
-     * This neither waits nor fails: all reports are sent together at the end of the page.
+     * This neither waits nor fails: all reports are sent together at the end of the page, in a process that goes on with the
+     * first one that is made more than a second later.
      *
      * @param ?int $durationMs how long the call took
      */
     public function report(Resolved|Instance $instance, bool $ok, ?int $durationMs = null): void
     {
         $sockets = array_values(array_filter(array_map(strval(...), array_keys($this->places))));
-        $this->reporter ??= new Reporter($sockets, $this->owner);
+        $this->reporter ??= Reporter::of($sockets, $this->owner);
         $this->reporter->add($instance->serviceName, $instance->address(), $ok, $durationMs);
     }
 

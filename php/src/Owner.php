@@ -15,7 +15,7 @@ final class Owner
 {
     private ?int $uid = null;
 
-    public function __construct(private readonly string|int $user)
+    public function __construct(public readonly string|int $user)
     {
     }
 

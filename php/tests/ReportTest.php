@@ -9,6 +9,8 @@ use Roster\Client;
 use Roster\Exception\InvalidRequest;
 use Roster\Exception\NoInstance;
 use Roster\Exception\Unavailable;
+use Roster\Freshness;
+use Roster\Origin;
 use Roster\Resolved;
 use Roster\Tests\Support\Answer;
 use Roster\Tests\Support\FakeSidecar;
@@ -17,6 +19,7 @@ use Roster\Tests\Support\Patient;
 use Roster\Tests\Support\Process;
 use Roster\Tests\Support\SharedFile;
 use Roster\Thrift;
+use Roster\Transport;
 use Roster\Wire\Reporter;
 use Thrift\Protocol\TBinaryProtocol;
 use Thrift\Transport\TMemoryBuffer;
@@ -104,6 +107,22 @@ final class ReportTest extends TestCase
         $sent = $this->received(20);
         unset($process);
         self::assertSame([['db', '[::1]:80', false, 5], ['mail', 'm1', true, null]], $sent[0][2] ?? null);
+    }
+
+    public function testAProcessWithAClientForEachJobHasOneReporterForThem(): void
+    {
+        $fresh = new Freshness(1, 0, Origin::Live, true, Transport::Shared);
+        $one = new Resolved('::1', 80, '', null, $fresh, serviceName: 'db');
+        $report = fn () => Client::local("{$this->folder->path}/roster.sock", '', '')->report($one, ok: true);
+        $report();
+        $before = memory_get_usage();
+        for ($times = 0; $times < 999; $times++) {
+            $report();
+        }
+        self::assertLessThan(100_000, memory_get_usage() - $before);
+        $sizes = array_map(static fn (array $message) => count($message[2]), $this->received());
+        self::assertGreaterThan(1_000 - 256, array_sum($sizes), 'it is sent while the process goes on');
+        self::assertLessThan(30, count($sizes), 'and together');
     }
 
     /** @requires extension dba */

@@ -32,6 +32,9 @@ final class Reporter
     private const HEAD = "\x80\x01\x00\x04\0\0\0\x06report\0\0\0\0\x0c\0\x01\x0f\0\x01\x0c";
     private const END = "\0\0";
 
+    /** @var array<self> those of all clients of this process, by where they send to */
+    private static array $all = [];
+
     /** @var list<string> */
     private array $reports = [];
     private int $bytes = 0;
@@ -45,6 +48,16 @@ final class Reporter
      */
     public function __construct(private readonly array $sockets, private readonly ?Owner $owner)
     {
+    }
+
+    /**
+     * That of all clients with the same sockets and owner: a process may have a client for each of its jobs.
+     *
+     * @param list<string> $sockets
+     */
+    public static function of(array $sockets, ?Owner $owner): self
+    {
+        return self::$all[serialize([$sockets, $owner?->user])] ??= new self($sockets, $owner);
     }
 
     public function add(string $service, string $address, bool $isOk, ?int $durationMs): void
