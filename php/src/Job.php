@@ -54,7 +54,7 @@ final class Job
     }
 
     /**
-     * What it was enqueued with, of a payload that is JSON; null: with nothing.
+     * What it was enqueued with, of a payload that is JSON, integers beyond PHP's as strings; null: with nothing.
      *
      * @throws \JsonException if it is no JSON
      */
@@ -76,7 +76,7 @@ final class Job
     private static function decoded(string $what, string $json): mixed
     {
         try {
-            return $json === '' ? null : json_decode($json, true, 512, JSON_THROW_ON_ERROR);
+            return $json === '' ? null : json_decode($json, true, 512, JSON_THROW_ON_ERROR | JSON_BIGINT_AS_STRING);
         } catch (\JsonException $error) {
             throw new \JsonException("the $what is no JSON: {$error->getMessage()}", $error->getCode(), $error);
         }

@@ -6,6 +6,7 @@ namespace Roster\Tests;
 
 use PHPUnit\Framework\TestCase;
 use Roster\Job;
+use Roster\JobState;
 use Roster\Worker\Performers;
 
 /** A job as whoever performs it has it. */
@@ -18,6 +19,15 @@ final class JobTest extends TestCase
             $job = self::performed(array_filter($expected));
             self::assertSame($expected, array_intersect_key(get_object_vars($job), $expected));
         }
+    }
+
+    public function testLargeIntegersKeepTheirDigits(): void
+    {
+        $large = '{"id":18446744073709551615,"most":9223372036854775807}';
+        $expected = ['id' => '18446744073709551615', 'most' => PHP_INT_MAX];
+        self::assertSame($expected, self::performed(['payload' => $large])->args());
+        $done = new Job(1, 'mail', '', '', JobState::Done, 5, 1, 0, 0, 1, 1, null, null, result: $large);
+        self::assertSame($expected, $done->result());
     }
 
     public function testAPayloadThatIsNoJsonIsCalledSo(): void
