@@ -13,6 +13,10 @@ use Roster\Wire\MessagePack;
 /** A worker that a sidecar has started speaks over the channel that it has inherited. */
 final class SupervisedTest extends TestCase
 {
+    private const JOB = ['cmd' => 'worker-command', 'name' => 'roster:perform', 'data' => [
+        'id' => 1, 'attempt' => 1, 'queue' => 'q', 'name' => 'n', 'payload' => '[]', 'keepsResult' => true,
+    ]];
+
     public function testItMakesItselfKnownAndReportsItsServicesWhenAsked(): void
     {
         $sidecar = new Supervisor(isAccepted: false);
@@ -298,6 +302,27 @@ final class SupervisedTest extends TestCase
         self::assertTrue($sidecar->isClosed());
     }
 
+    public function testWhatAJobDiesOfIsReportedWithinTheMemoryThatTheApplicationHas(): void
+    {
+        $sidecar = self::performer('register_shutdown_function(static function (): void {'
+            . ' $large = str_repeat("x", 30 << 20); fwrite(STDERR, "limit " . ini_get("memory_limit")); }); exit(1);');
+        $error = $sidecar->ask(self::JOB)[1]['data'];
+        self::assertSame('its worker has ended: it called exit() or die()', $error['message']);
+        self::assertSame(1, $sidecar->worker->await());
+        self::assertStringContainsString('limit 128M', $sidecar->worker->output());
+    }
+
+    public function testTheMemoryThatTheReportTakesIsGivenBack(): void
+    {
+        $sidecar = self::performer('register_shutdown_function(static function (): void {'
+            . ' fwrite(STDERR, "limit " . ini_get("memory_limit")); });'
+            . ' ini_set("memory_limit", (string) (memory_get_usage(true) + (1 << 20)));'
+            . ' $limit = ini_get("memory_limit"); fwrite(STDERR, "before $limit\n"); exit(1);');
+        self::assertNotNull($sidecar->ask(self::JOB)[1]);
+        self::assertSame(1, $sidecar->worker->await());
+        self::assertMatchesRegularExpression('/before (\d+)\nlimit \1$/', $sidecar->worker->output());
+    }
+
     public function testWhatIsEchoedWhereNobodyReadsHarmsNothing(): void
     {
         $command = ['bash', '-c', 'exec "$@" > >(exec true)', 'bash', PHP_BINARY, __DIR__ . '/Support/worker.php'];
@@ -499,5 +524,15 @@ final class SupervisedTest extends TestCase
             'version 2' => [$interface('string|\Stringable $message', '')],
             'version 3' => [$interface('string|\Stringable $message', ': void')],
         ];
+    }
+
+    /** A worker that performs jobs of `q` by this code. */
+    private static function performer(string $code): Supervisor
+    {
+        $code = 'require $argv[1]; ini_set("memory_limit", "128M"); $worker = Roster\Worker::fromEnvironment();'
+            . "\$worker->perform('q', function (\$job) use (\$worker) { $code }); \$worker->ready(); \$worker->run();";
+        $sidecar = new Supervisor(command: [PHP_BINARY, '-r', $code, dirname(__DIR__) . '/autoload.php']);
+        $sidecar->receive('worker-ready');
+        return $sidecar;
     }
 }

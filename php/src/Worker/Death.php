@@ -28,9 +28,11 @@ final class Death extends \RuntimeException
             // A child that a job has forked may end as it likes.
             $session = getmypid() === $process ? $session() : null;
             if ($session?->hasCommand() === true) {
-                self::makeRoom();
+                $limit = self::makeRoom();
                 $session->die(self::last());
                 self::write($session->line);
+                // The application may have shutdown functions of its own.
+                $limit === null || self::limit($limit);
             }
         });
     }
@@ -44,12 +46,27 @@ final class Death extends \RuntimeException
         return new self("its worker died: {$error['message']}\nin {$error['file']}:{$error['line']}");
     }
 
-    private static function makeRoom(): void
+    /** Raises the limit of memory, if the report would pass it; the one before, else null. */
+    private static function makeRoom(): ?string
     {
-        if ((int) ini_get('memory_limit') !== -1) {
-            $bytes = memory_get_usage(true) + self::MEMORY_BYTES;
-            Quiet::run(static fn () => ini_set('memory_limit', (string) $bytes));
+        $limit = (string) ini_get('memory_limit');
+        $bytes = memory_get_usage(true) + self::MEMORY_BYTES;
+        if ((int) $limit === -1 || self::bytes($limit) >= $bytes) {
+            return null;
         }
+        self::limit((string) $bytes);
+        return $limit;
+    }
+
+    private static function limit(string $limit): void
+    {
+        Quiet::run(static fn () => ini_set('memory_limit', $limit));
+    }
+
+    /** As PHP's settings have it: `128M`. */
+    private static function bytes(string $quantity): int
+    {
+        return (int) $quantity << (['K' => 10, 'M' => 20, 'G' => 30][strtoupper(substr(trim($quantity), -1))] ?? 0);
     }
 
     private static function write(Line $line): void
