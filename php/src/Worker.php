@@ -21,6 +21,7 @@ use Roster\Worker\Logger;
 use Roster\Worker\Loop;
 use Roster\Worker\Performers;
 use Roster\Worker\Requests;
+use Roster\Worker\Returned;
 use Roster\Worker\Services;
 use Roster\Worker\Session;
 use Roster\Worker\Task;
@@ -498,7 +499,7 @@ final class Worker
     {
         if ($this->onMessage !== null) {
             $what = 'a message' . ($from === null ? '' : ' from ' . Text::cut($from, 200));
-            $run = fn () => ($this->onMessage)($data, $from);
+            $run = fn () => Returned::by('what takes messages', ($this->onMessage)($data, $from));
             $this->session->take(new Task(null, $what, $run, $bytes, false));
         }
     }

@@ -7,7 +7,16 @@ namespace Roster\Tests;
 use PHPUnit\Framework\TestCase;
 use Roster\Job;
 use Roster\JobState;
+use Roster\Worker\JobFailed;
 use Roster\Worker\Performers;
+
+final class Lazy
+{
+    public function perform(): \Generator
+    {
+        yield 1;
+    }
+}
 
 /** A job as whoever performs it has it. */
 final class JobTest extends TestCase
@@ -36,6 +45,24 @@ final class JobTest extends TestCase
         $this->expectException(\JsonException::class);
         $this->expectExceptionMessage('the payload is no JSON: Syntax error');
         $job->args();
+    }
+
+    /** @dataProvider generators */
+    public function testACallableThatIsAGeneratorFailsSinceNothingOfItIsRun(?callable $perform, string $name, string $what): void
+    {
+        $performers = new Performers(static fn (array $report) => null);
+        $performers->add('mail', $perform);
+        $this->expectException(JobFailed::class);
+        $this->expectExceptionMessage("$what has a `yield` in it");
+        $performers->perform(['queue' => 'mail', 'name' => $name]);
+    }
+
+    public static function generators(): array
+    {
+        $generator = static function (): \Generator {
+            yield 1;
+        };
+        return [[$generator, 'a', "what performs jobs of 'mail'"], [null, Lazy::class, Lazy::class . '::perform()']];
     }
 
     /** @param array<string, mixed> $data */

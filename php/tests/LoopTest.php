@@ -58,6 +58,16 @@ final class LoopTest extends TestCase
         self::assertMatchesRegularExpression('/set to 1024, .* as high as 1\d\d\d/', $logged[0]['context']['reason']);
     }
 
+    public function testWhatServesAStreamAndIsAGeneratorIsLoggedSinceNothingOfItIsRun(): void
+    {
+        $this->held = stream_socket_pair(STREAM_PF_UNIX, STREAM_SOCK_STREAM, 0);
+        fwrite($this->held[1], 'x');
+        $this->loop->watch($this->held[0], static fn () => yield 1);
+        $this->loop->wait([], [], 1);
+        $logged = $this->log->receive()[0][0];
+        self::assertStringContainsString('has a `yield` in it', $logged['context']['exception']['message']);
+    }
+
     /** @requires extension pcntl */
     public function testASignalIsNoFailure(): void
     {

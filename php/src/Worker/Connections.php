@@ -47,7 +47,7 @@ final class Connections
         unset($connection[1]['report']);
         $process = getmypid();
         try {
-            ($this->serve)(...$connection);
+            Returned::by('it', ($this->serve)(...$connection));
         } catch (\Throwable $error) {
             $this->log->error('what serves a connection failed: {exception}', ['exception' => $error]);
         }

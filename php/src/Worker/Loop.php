@@ -58,7 +58,7 @@ final class Loop
             }
             [, $serve] = $this->watched[(int) $stream] ?? [null, null];
             try {
-                $serve !== null && $serve($stream);
+                $serve !== null && Returned::by('it', $serve($stream));
             } catch (\Throwable $error) {
                 $this->log->error('what serves a stream failed: {exception}', ['exception' => $error]);
             }

@@ -44,7 +44,7 @@ final class Performers
         $job = self::job($data, $lease);
         $perform = $this->performers[$job->queue] ?? throw new NotFound("Nobody performs jobs of '$job->queue'");
         try {
-            $returned = $perform($job);
+            $returned = Returned::by("what performs jobs of '$job->queue'", $perform($job));
         } catch (\Throwable $thrown) {
             throw $lease->outcome ?? self::failed($thrown);
         } finally {
@@ -81,9 +81,9 @@ final class Performers
             throw new \LogicException("there is no class $job->name with a method perform()");
         }
         $object = self::made($job->name, ['args' => $job->args() ?? [], 'job' => $job, 'queue' => $job->queue]);
-        method_exists($object, 'setUp') && $object->setUp();
-        $returned = $object->perform();
-        method_exists($object, 'tearDown') && $object->tearDown();
+        method_exists($object, 'setUp') && Returned::by("$job->name::setUp()", $object->setUp());
+        $returned = Returned::by("$job->name::perform()", $object->perform());
+        method_exists($object, 'tearDown') && Returned::by("$job->name::tearDown()", $object->tearDown());
         return $returned;
     }
 
