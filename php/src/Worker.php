@@ -356,10 +356,17 @@ final class Worker
         $this->leftAt ??= hrtime(true);
     }
 
-    private function lineOfLog(): ?Line
+    /** @return Line|false|null false: the sidecar has not accepted the worker yet, which the log does not wait for */
+    private function lineOfLog(): Line|false|null
     {
+        if (!$this->isSupervised() || $this->isOver) {
+            return null;
+        }
         try {
-            return $this->isSupervised() && !$this->isOver ? $this->join() : null;
+            if ($this->link->line() === null) {
+                array_push($this->received, ...$this->link->receive(true));
+            }
+            return $this->link->line() === null ? false : $this->join();
         } catch (Disconnected) {
             return null;
         }
@@ -379,6 +386,7 @@ final class Worker
             $this->session?->end();
             $onDone = $this->commands->count(...);
             $this->session = $line ? new Session($line, $this->services, $this->log, $onDone) : null;
+            $line === null || $this->log->flush($line);
         }
         if ($this->session === null) {
             if ($this->leftAt === null) {
@@ -555,6 +563,10 @@ final class Worker
                 Loop::select([$this->link->stream()], [], self::RETRY_SECONDS);
             }
         }
-        return $line->end() === null ? $line : throw new Disconnected($line->end());
+        if ($line->end() !== null) {
+            throw new Disconnected($line->end());
+        }
+        $this->log->flush($line);
+        return $line;
     }
 }

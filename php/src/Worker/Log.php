@@ -4,6 +4,7 @@ declare(strict_types=1);
 
 namespace Roster\Worker;
 
+use Roster\Quiet;
 use Roster\Wire\MessagePack;
 
 /** The methods of PSR-3, in all of its versions: logs to the sidecar, or to standard error. */
@@ -15,12 +16,22 @@ abstract class Log
     private const MAX_CONTEXT_BYTES = 64 << 10;
     private const MAX_CONTEXT_DEPTH = 16;
 
+    private const SKIPPED = '{count} messages before this were left out: the sidecar did not read';
+
     private const JSON = JSON_UNESCAPED_SLASHES | JSON_UNESCAPED_UNICODE | JSON_INVALID_UTF8_SUBSTITUTE
         | JSON_PARTIAL_OUTPUT_ON_ERROR;
 
-    private int $skipped = 0;
+    /** How much is kept until the sidecar has accepted the worker. */
+    private const MAX_KEPT_BYTES = 256 << 10;
 
-    /** @param \Closure(): ?Line $line to the sidecar; null if there is none */
+    private int $skipped = 0;
+    /** @var list<array{string, array{string, string, object}}> what was logged before, and when */
+    private array $kept = [];
+    private int $keptBytes = 0;
+    /** Which process keeps it, and sends it at its end. */
+    private ?int $process = null;
+
+    /** @param \Closure(): (Line|false|null) $line to the sidecar; false: it is not accepted yet; null: there is none */
     public function __construct(private readonly \Closure $line)
     {
     }
@@ -81,21 +92,78 @@ abstract class Log
      */
     public function log($level, $message, array $context = []): void
     {
-        $level = Text::cut((string) $level, self::MAX_WORD_BYTES);
-        $message = Text::cut((string) $message, self::MAX_MESSAGE_BYTES);
-        $context = self::plain($context);
+        $entry = [
+            self::text($level, self::MAX_WORD_BYTES), self::text($message, self::MAX_MESSAGE_BYTES), self::plain($context),
+        ];
         $line = ($this->line)();
-        if ($line === null) {
-            $this->print($level, $message, $context);
-        } elseif ($line->isFull()) {
+        if ($line === false) {
+            $this->keep($entry);
+            return;
+        }
+        $this->flush($line);
+        $line === null ? self::print(date('c'), ...$entry) : $this->send($line, ...$entry);
+    }
+
+    /**
+     * Sends what was logged before the sidecar had accepted the worker.
+     *
+     * @internal
+     */
+    public function flush(?Line $line): void
+    {
+        // What a parent has kept, it sends itself.
+        if ($this->kept === [] || $this->process !== getmypid()) {
+            return;
+        }
+        [$kept, $this->kept, $this->keptBytes] = [$this->kept, [], 0];
+        // What is left out came after these.
+        [$skipped, $this->skipped] = [$this->skipped, 0];
+        foreach ($kept as [$time, $entry]) {
+            $line === null ? self::print($time, ...$entry) : $this->send($line, ...$entry);
+        }
+        $this->skipped += $skipped;
+        if ($line === null && $this->skipped > 0) {
+            [$this->skipped, $skipped] = [0, ['count' => $this->skipped]];
+            self::print(date('c'), 'warning', self::SKIPPED, (object) $skipped);
+        }
+    }
+
+    /** @param array{string, string, object} $entry */
+    private function keep(array $entry): void
+    {
+        $bytes = strlen($entry[1]) + strlen((string) json_encode($entry[2], self::JSON)) + self::MAX_WORD_BYTES;
+        if ($this->keptBytes + $bytes > self::MAX_KEPT_BYTES) {
             $this->skipped++;
-        } else {
-            if ($this->skipped > 0) {
-                $skipped = ['count' => $this->skipped];
-                [$this->skipped, $text] = [0, '{count} messages before this were left out: the sidecar did not read'];
-                $line->send(['cmd' => 'worker-log', 'level' => 'warning', 'message' => $text, 'context' => $skipped]);
-            }
-            $line->send(['cmd' => 'worker-log'] + compact('level', 'message', 'context'));
+            return;
+        }
+        $this->kept[] = [date('c'), $entry];
+        $this->keptBytes += $bytes;
+        if ($this->process === null) {
+            $this->process = getmypid();
+            register_shutdown_function(fn () => $this->flush($this->kept === [] ? null : (($this->line)() ?: null)));
+        }
+    }
+
+    private function send(Line $line, string $level, string $message, object $context): void
+    {
+        if ($line->isFull()) {
+            $this->skipped++;
+            return;
+        }
+        if ($this->skipped > 0) {
+            [$this->skipped, $skipped] = [0, ['count' => $this->skipped]];
+            $line->send(['cmd' => 'worker-log', 'level' => 'warning', 'message' => self::SKIPPED, 'context' => $skipped]);
+        }
+        $line->send(['cmd' => 'worker-log'] + compact('level', 'message', 'context'));
+    }
+
+    /** Its beginning; of what cannot be made a text, why. */
+    private static function text(mixed $of, int $bytes): string
+    {
+        try {
+            return Text::cut(Quiet::run(static fn (): string => (string) $of), $bytes);
+        } catch (\Throwable $why) {
+            return Text::cut(get_debug_type($of) . ', left out: ' . $why->getMessage(), $bytes);
         }
     }
 
@@ -124,7 +192,7 @@ abstract class Log
         return (object) $plain;
     }
 
-    private function print(string $level, string $message, object $context): void
+    private static function print(string $time, string $level, string $message, object $context): void
     {
         [$fields, $rest] = [[], []];
         foreach ((array) $context as $key => $value) {
@@ -135,7 +203,8 @@ abstract class Log
             }
         }
         $text = strtr($message, $fields) . ($rest === [] ? '' : ' ' . json_encode($rest, self::JSON));
-        $line = date('c') . " $level: " . str_replace(["\r", "\n"], ' ', $text);
-        file_put_contents('php://stderr', "$line\n");
+        $line = "$time $level: " . str_replace(["\r", "\n"], ' ', $text);
+        // It may be closed, or full.
+        Quiet::run(static fn () => file_put_contents('php://stderr', "$line\n"));
     }
 }
