@@ -47,6 +47,48 @@ final class JobTest extends TestCase
         $job->args();
     }
 
+    public function testTheErrorOfAJobHasALineForWhatWasThrownBeforeAheadOfItsFrames(): void
+    {
+        $refused = new \UnderflowException("SQLSTATE[08006]\nconnection refused");
+        $lines = self::failure(new \RuntimeException('could not save order', previous: $refused));
+        $here = preg_quote(__FILE__, '~');
+        self::assertSame('could not save order', $lines[0]);
+        self::assertMatchesRegularExpression("~^in $here:\\d+$~", $lines[1]);
+        self::assertMatchesRegularExpression("~^after UnderflowException: SQLSTATE\\[08006\\] connection refused in $here:\\d+$~", $lines[2]);
+        self::assertStringStartsWith('by ', $lines[3]);
+    }
+
+    public function testHoweverManyWereThrownBeforeTheFirstAndTheLastAreToldWithinTheBounds(): void
+    {
+        $thrown = new \DomainException('where it began');
+        for ($number = 20; $number > 0; $number--) {
+            $thrown = new \LogicException("$number" . str_repeat('ü', 1_000), previous: $thrown);
+        }
+        $lines = self::failure(new \RuntimeException(str_repeat('m', 1_000), previous: $thrown));
+        $causes = array_values(array_filter($lines, static fn (string $line) => str_starts_with($line, 'after ')));
+        self::assertSame(['1', '19', '20'], array_map(
+            static fn (string $line) => substr($line, strlen('after LogicException: '), strspn($line, '0123456789', 22)),
+            array_slice($causes, 0, 3),
+        ));
+        self::assertStringStartsWith('after DomainException: where it began', $causes[3]);
+        self::assertCount(4, $causes);
+        self::assertLessThan(1_024, strlen(implode("\n", array_slice($lines, 0, 6))));
+        self::assertSame(1, preg_match('//u', implode($lines)));
+    }
+
+    /** @return list<string> what is told of a job that throws this */
+    private static function failure(\Throwable $thrown): array
+    {
+        $performers = new Performers(static fn (array $report) => null);
+        $performers->add('mail', static fn () => throw $thrown);
+        try {
+            $performers->perform(['queue' => 'mail']);
+        } catch (JobFailed $failed) {
+            return explode("\n", $failed->getMessage());
+        }
+        self::fail('it has thrown');
+    }
+
     /** @dataProvider generators */
     public function testACallableThatIsAGeneratorFailsSinceNothingOfItIsRun(?callable $perform, string $name, string $what): void
     {
