@@ -167,7 +167,8 @@ final class Worker
      * @param int $concurrency how many jobs are handed to this process at once, the least that any of its queues has here: it
      *     performs them one after the other. More than one is for jobs that are all quick: they wait behind a slow one
      * @param ?int $weight from 1 to 100: one of 3 gives three times as many jobs as one of 1 while both have some; null: 1
-     * @throws InvalidRequest if no sidecar has started this process, or the weight is another
+     * @throws InvalidRequest if no sidecar has started this process, the weight is another, or the queue is several: `*`, or
+     *     names with commas
      * @throws Disconnected if it is gone
      */
     public function perform(
@@ -176,6 +177,11 @@ final class Worker
         int $concurrency = 1,
         ?int $weight = null,
     ): void {
+        if (strpbrk($queue, '*,') !== false) {
+            $what = str_contains($queue, '*') ? 'does not stand for all queues' : 'is several queues';
+            $cure = 'call perform() for each of them, with a `weight` for how often it has its turn';
+            throw new InvalidRequest('queue', '`' . Text::cut($queue, 200) . "` $what: $cure");
+        }
         if ($weight !== null && ($weight < 1 || $weight > 100)) {
             throw new InvalidRequest('weight', 'it is from 1 to 100');
         }

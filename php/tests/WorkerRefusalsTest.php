@@ -39,6 +39,22 @@ final class WorkerRefusalsTest extends TestCase
         Worker::connect('tcp://127.0.0.1:8010', token: "x\n");
     }
 
+    /** @dataProvider severalQueues */
+    public function testTheQueuesOfPhpResqueAreRefusedWithTheCure(string $queue, string $why): void
+    {
+        $this->expectException(InvalidRequest::class);
+        $this->expectExceptionMessage("queue: `$queue` $why: call perform() for each of them, with a `weight`");
+        Worker::connect('unix:///nowhere', token: 'x')->perform($queue);
+    }
+
+    public static function severalQueues(): array
+    {
+        return [
+            ['*', 'does not stand for all queues'], ['mail*', 'does not stand for all queues'],
+            ['high,low', 'is several queues'],
+        ];
+    }
+
     public function testWhatNeedsASidecarThatHasStartedItSaysSo(): void
     {
         $worker = Worker::connect('unix:///nowhere', token: 'x');
