@@ -69,6 +69,27 @@ final class WorkerExamplesTest extends TestCase
         return $blocks[1];
     }
 
+    /** The callable that serves connections, on what clients may do. */
+    public function testTheSampleForConnectionsIsHeldUpByNoClient(): void
+    {
+        $isIt = static fn (string $block) => str_contains($block, 'onConnection(');
+        preg_match('~onConnection\((function .*?^})\);~ms', current(array_filter(self::blocks('php'), $isIt)), $sample);
+        $serve = eval("return $sample[1];");
+        $ask = static function (string $request) use ($serve): string {
+            [$connection, $client] = stream_socket_pair(STREAM_PF_UNIX, STREAM_SOCK_STREAM, 0);
+            stream_set_blocking($client, false);
+            fwrite($client, $request);
+            $began = microtime(true);
+            $serve($connection, ['peer' => '127.0.0.1:7']);
+            self::assertLessThan(10, microtime(true) - $began);
+            fclose($connection);
+            return (string) stream_get_contents($client);
+        };
+        self::assertSame("127.0.0.1:7 asked the time\n", $ask("the time\nand more\n"));
+        self::assertSame('', $ask(''));
+        self::assertSame(strlen('127.0.0.1:7 asked ') + 8_191, strlen($ask(str_repeat('x', 50_000))));
+    }
+
     public function testTheWebServerAnswersFromTheSocketThatItsProcessesShare(): void
     {
         $listener = stream_socket_server('tcp://127.0.0.1:0');
