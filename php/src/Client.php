@@ -125,12 +125,12 @@ class Client
     /**
      * Returns the nodes at several paths, all at one revision, without those that do not exist.
      *
-     * @param list<string> $paths
+     * @param array<string> $paths
      * @return array<string, Node> by path
      */
     public function getMany(array $paths, ?int $maxAge = null): array
     {
-        return $this->read('nodes', $paths, $maxAge);
+        return $this->read('nodes', array_values($paths), $maxAge);
     }
 
     /**
@@ -870,7 +870,7 @@ class Client
      */
     public function watch(string|array $paths = '/', int $waitMs = 10_000, ?callable $until = null): \Generator
     {
-        $paths = (array) $paths;
+        $paths = array_values((array) $paths);
         Path::check(...$paths);
         return (new NodeFollower($this->transports()->consultant(), $paths, $waitMs, $until))->changes();
     }

@@ -12,6 +12,7 @@ use Roster\Exception\TooStale;
 use Roster\Exception\Unavailable;
 use Roster\Instance;
 use Roster\InstanceState;
+use Roster\Node;
 use Roster\Origin;
 use Roster\Tests\Support\Process;
 use Roster\Tests\Support\SharedFile;
@@ -98,6 +99,17 @@ final class SharedFileTest extends TestCase
         $file->write(['children/a' => '["b","ü"]', 'children/' => '["a"]', 'children/a/b' => '[]']);
         $roster = self::client($file);
         self::assertSame([['b', 'ü'], ['a'], []], array_map($roster->children(...), ['/a', '/', '/a/b']));
+    }
+
+    public function testManyNodesAreFoundUnderTheirPathsWhateverTheKeysOfThese(): void
+    {
+        $data = ['/a' => 'a', '/b' => 'b', '/c' => 'c'];
+        $roster = $this->reading($data);
+        foreach ([[2 => '/c', 0 => '/a', 1 => '/b'], [3 => '/a', 7 => '/b', 9 => '/c'], ['x' => '/a', 'y' => '/b', '/c']] as $paths) {
+            $found = array_map(static fn (Node $node) => $node->data, $roster->getMany($paths));
+            ksort($found);
+            self::assertSame($data, $found);
+        }
     }
 
     public function testTheAgeOfASourceCounts(): void
