@@ -107,6 +107,28 @@ final class JobTest extends TestCase
         return [[$generator, 'a', "what performs jobs of 'mail'"], [null, Lazy::class, Lazy::class . '::perform()']];
     }
 
+    public function testTheDocumentedWorkerOfLaravelsJobsCreatesNoObjectOfAnotherClass(): void
+    {
+        $page = file_get_contents(__DIR__ . '/../../docs/queue.md');
+        self::assertSame(1, preg_match('/function \(Roster\\\\Job \$job\) use \(\$app\).*?^}/ms', $page, $code));
+        $app = new class () {
+            public function call(array $method): void
+            {
+            }
+        };
+        $file = tempnam(sys_get_temp_dir(), 'roster-php-');
+        file_put_contents($file, 'precious');
+        $job = self::performed(['name' => \SplFileObject::class, 'payload' => json_encode([$file, 'w'])]);
+        try {
+            (eval("return $code[0];"))($job);
+            self::fail('it was performed');
+        } catch (\DomainException) {
+            self::assertSame('precious', file_get_contents($file));
+        } finally {
+            unlink($file);
+        }
+    }
+
     /** @param array<string, mixed> $data */
     private static function performed(array $data): Job
     {
