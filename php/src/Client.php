@@ -667,6 +667,7 @@ class Client
      */
     public function callMany(array $calls): array
     {
+        self::checkEach('calls', $calls, Call::class);
         $outcomes = $this->transports()->consult(static fn (Endpoint $endpoint) => $endpoint->callMany(array_values($calls)));
         return array_combine(array_keys($calls), $outcomes);
     }
@@ -682,6 +683,7 @@ class Client
      */
     public function callInOrder(array $calls, ?string $master = null): array
     {
+        self::checkEach('calls', $calls, Call::class);
         $outcomes = $this->transports()->consult(
             static fn (Endpoint $endpoint) => $endpoint->callInOrder(array_values($calls), $master),
         );
@@ -750,6 +752,7 @@ class Client
      */
     public function enqueueMany(array $jobs, ?bool &$isBuffered = null): array
     {
+        self::checkEach('jobs', $jobs, NewJob::class);
         [$ids, $isBuffered] = $this->transports()->consult(
             static fn (Endpoint $endpoint) => $endpoint->enqueue(array_values($jobs)),
         );
@@ -963,6 +966,19 @@ class Client
     {
         if ($maxAge !== null && $maxAge < 0) {
             throw new InvalidRequest('maxAge', "$maxAge ms are less than none");
+        }
+    }
+
+    /**
+     * @param class-string $class
+     * @throws InvalidRequest
+     */
+    private static function checkEach(string $what, array $given, string $class): void
+    {
+        foreach ($given as $key => $one) {
+            if (!$one instanceof $class) {
+                throw new InvalidRequest("{$what}[$key]", 'it is ' . get_debug_type($one) . ", no $class");
+            }
         }
     }
 

@@ -5,6 +5,7 @@ declare(strict_types=1);
 namespace Roster;
 
 use Roster\Exception\AccessDenied;
+use Roster\Exception\CallFailed;
 use Roster\Exception\InvalidRequest;
 use Roster\Exception\NotReady;
 use Roster\Exception\RosterException;
@@ -113,7 +114,7 @@ final class Transports
         try {
             while (true) {
                 foreach ($given->values as $value) {
-                    yield MessagePack::unpack($value);
+                    yield self::unpacked($value);
                 }
                 if ($given->completion !== null) {
                     return;
@@ -146,27 +147,36 @@ final class Transports
                 }
                 do {
                     $sent = $endpoint->sendValues($call, [$packed], false);
-                    yield from self::unpacked($sent->values);
+                    yield from self::values($sent->values);
                     if ($sent->values->completion !== null) {
                         return;
                     }
                 } while ($sent->accepted === 0);
             }
             $given = $endpoint->sendValues($call, [], true)->values;
-            yield from self::unpacked($given);
+            yield from self::values($given);
             while ($given->completion === null) {
                 $given = $endpoint->nextValues($call);
-                yield from self::unpacked($given);
+                yield from self::values($given);
             }
         } finally {
             $endpoint->close();
         }
     }
 
-    private static function unpacked(CallValues $given): \Generator
+    private static function values(CallValues $given): \Generator
     {
         foreach ($given->values as $value) {
-            yield MessagePack::unpack($value);
+            yield self::unpacked($value);
+        }
+    }
+
+    private static function unpacked(string $value): mixed
+    {
+        try {
+            return MessagePack::unpack($value);
+        } catch (\UnexpectedValueException $why) {
+            throw new CallFailed("a strange answer: {$why->getMessage()}", lost: true);
         }
     }
 

@@ -5,6 +5,7 @@ declare(strict_types=1);
 namespace Roster\Tests;
 
 use PHPUnit\Framework\TestCase;
+use Roster\Call;
 use Roster\Client;
 use Roster\Exception\CallFailed;
 use Roster\Exception\CallTimedOut;
@@ -13,11 +14,15 @@ use Roster\Exception\NoMaster;
 use Roster\Exception\Overloaded;
 use Roster\Exception\RosterException;
 use Roster\Exception\Unavailable;
+use Roster\NewJob;
+use Roster\Read\Filter;
 use Roster\Tests\Support\Answer;
 use Roster\Tests\Support\FakeSidecar;
+use Roster\Tests\Support\Patient;
 use Roster\Thrift;
 use Roster\Timeouts;
 use Roster\Wire\MessagePack;
+use Roster\Wire\Values;
 use Thrift\Exception\TApplicationException;
 
 /** A call goes out once, and whatever becomes of it is told. */
@@ -130,6 +135,109 @@ final class CallTest extends TestCase
                 self::assertStringContainsString('cannot be sent', $refusal->getMessage());
             }
         }
+    }
+
+    public function testAMistakeInTheArgumentsIsCalledSoAndClosesNoConnection(): void
+    {
+        $fake = new FakeSidecar([[self::returned(['1']), self::returned(['2'])]]);
+        $roster = Client::local($fake->address, '', '');
+        self::assertSame(1, $roster->call('users', 'add')->value);
+        $null = 'metadata: `zone` is null; give a string, a number or a bool';
+        $mistakes = [
+            [$null, static fn () => $roster->call('users', 'add', metadata: ['zone' => null])],
+            [$null, static fn () => $roster->masters(metadata: ['zone' => null])],
+            [$null, static fn () => $roster->services(metadata: ['zone' => null])],
+            [$null, static fn () => $roster->instances('users', metadata: ['zone' => null])],
+            [$null, static fn () => $roster->resolve('users', metadata: ['zone' => null])],
+            ['metadata: `zone` is array;', static fn () => $roster->call('users', 'add', metadata: ['zone' => []])],
+            ['metadata: `zone` is NAN;', static fn () => $roster->call('users', 'add', metadata: ['zone' => NAN])],
+            ['calls[a]: it is array, no Roster\Call', static fn () => $roster->callMany(['a' => ['service' => 'x']])],
+            ['calls[1]: it is string, no', static fn () => $roster->callInOrder([new Call('a', 'b'), 'x'])],
+            ['jobs[0]: it is array, no Roster\NewJob', static fn () => $roster->enqueueMany([['queue' => 'x']])],
+        ];
+        foreach ($mistakes as [$why, $ask]) {
+            try {
+                $ask();
+                self::fail('it was sent');
+            } catch (InvalidRequest $refusal) {
+                self::assertStringStartsWith($why, $refusal->getMessage());
+            }
+        }
+        self::assertSame(2, $roster->call('users', 'add')->value);
+        $fake->await('connected', 'asked call', 'asked call');
+    }
+
+    /** @dataProvider thrown */
+    public function testWhatASignalHandlerThrowsIsTheApplications(\Throwable $thrown): void
+    {
+        $slow = self::returned(['1'], pauseMs: 30_000);
+        $unix = new FakeSidecar([[$slow]]);
+        $tcp = new FakeSidecar([[self::returned(['2'])]], isTcp: true);
+        $roster = Client::local($unix->address, $tcp->address, '', timeouts: Patient::timeouts());
+        pcntl_async_signals(true);
+        pcntl_signal(SIGALRM, static fn () => throw $thrown);
+        pcntl_alarm(1);
+        try {
+            $roster->call('users', 'find', idempotent: true);
+            self::fail('it answered');
+        } catch (\Throwable $caught) {
+            self::assertSame($thrown, $caught);
+        } finally {
+            pcntl_alarm(0);
+            pcntl_signal(SIGALRM, SIG_DFL);
+        }
+        self::assertSame([], $tcp->seen());
+    }
+
+    public static function thrown(): array
+    {
+        $of = [new \Exception('too long'), new \Error('too long'), new \JsonException('too long'), new \RuntimeException('too long')];
+        return array_map(static fn (\Throwable $thrown) => [$thrown], $of);
+    }
+
+    public function testNoTimeIsTooLongOrTooShortToBeSent(): void
+    {
+        foreach ([PHP_INT_MAX, PHP_INT_MAX - 1, 1 << 32, -5_000] as $ms) {
+            self::assertSame(1, $this->client(self::returned(['1'], pauseMs: 20))->call('users', 'find', timeoutMs: $ms)->value);
+        }
+        $longest = new Timeouts(totalMs: PHP_INT_MAX);
+        $fake = new FakeSidecar([[self::returned(['1'])]]);
+        self::assertSame(1, Client::local($fake->address, '', '', timeouts: $longest)->call('users', 'find')->value);
+        $calls = [new Call('a', 'b', timeoutMs: PHP_INT_MAX), new Call('a', 'b', timeoutMs: PHP_INT_MAX)];
+        $outcomes = [new Thrift\CallOutcome(['masterId' => 'm']), new Thrift\CallOutcome(['masterId' => 'm'])];
+        $reply = new Thrift\Roster_callInOrder_result(['success' => new Thrift\CallsReply(['outcomes' => $outcomes])]);
+        self::assertCount(2, $this->client(Answer::of($reply))->callInOrder($calls));
+        $fake = new FakeSidecar([[Answer::subtree(5, ['/a' => '1']), Answer::watch(6, ['/a' => '2'])]]);
+        $watch = Client::local($fake->address, '', '')->watch('/', waitMs: PHP_INT_MAX);
+        $watch->next();
+        self::assertSame('2', $watch->current()->node->data);
+    }
+
+    public function testNumbersOfMoreThan32BitsAreNotOthers(): void
+    {
+        $call = Values::call(new Call('a', 'b', timeoutMs: (1 << 32) + 1, retries: 1 << 32));
+        self::assertSame([0x7fffffff, 0x7fffffff], [$call->timeoutMs, $call->retries]);
+        $job = Values::newJob(new NewJob('q', 'n', priority: 1 << 32, retries: -1 << 32));
+        self::assertSame([0x7fffffff, -0x80000000], [$job->priority, $job->retries]);
+        self::assertSame(0x7fffffff, Values::resolveRequest(['serviceName' => 'a', 'subset' => 1 << 33])->subset);
+    }
+
+    public function testMetadataAreWrittenAsTheSidecarWritesThem(): void
+    {
+        $metadata = ['text' => '/ü', 'whole' => 1.0, 'part' => 0.25, 'number' => 7, 'bool' => true];
+        $written = ['text' => '/ü', 'whole' => '1.0', 'part' => '0.25', 'number' => '7', 'bool' => 'true'];
+        self::assertSame($written, Values::metadata($metadata));
+        foreach ($metadata as $key => $value) {
+            self::assertTrue(Filter::passes(['metadata' => $metadata], ['metadata' => [$key => $written[$key]]]));
+        }
+    }
+
+    public function testAValueThatIsCutOffIsAStrangeAnswer(): void
+    {
+        $result = ['values' => ["\xc6\x00\x00\x01\x00ab"], 'masterId' => 'm1', 'durationUs' => 1, 'attempts' => 1];
+        $result = new Thrift\Roster_call_result(['success' => new Thrift\CallResult($result)]);
+        $error = self::failure($this->client(Answer::of($result)));
+        self::assertSame([true, 'a strange answer: a value of the sidecar is cut off'], [$error->lost, $error->getMessage()]);
     }
 
     public function testWhatIsPackedIsUnpackedAsItWas(): void

@@ -54,6 +54,15 @@ final class StreamTest extends TestCase
         ]);
     }
 
+    public function testAValueThatIsCutOffIsAStrangeAnswer(): void
+    {
+        $first = new Thrift\CallValues(['values' => ["\xa5cut"]]);
+        $fake = new FakeSidecar([[Answer::of(new Thrift\Roster_startCall_result(['success' => $first]))]]);
+        $this->expectException(CallFailed::class);
+        $this->expectExceptionMessage('a strange answer: a value of the sidecar is cut off');
+        Client::local($fake->address, '', '')->stream('reports', 'rows')->current();
+    }
+
     public function testWhatIsLostWithItsConnectionIsNotStartedAgain(): void
     {
         $none = new Thrift\InvalidRequest(['field' => 'call', 'message' => 'none is open']);

@@ -28,8 +28,8 @@ final class Filter
         return true;
     }
 
-    /** A string as it is, another value as its JSON. */
-    private static function text(mixed $value): string|false
+    /** A string as it is, another value as its JSON, as the sidecar writes it; false: there is none. */
+    public static function text(mixed $value): string|false
     {
         return is_string($value) ? $value : json_encode($value, self::JSON);
     }

@@ -11,10 +11,16 @@ namespace Roster\Wire;
  */
 final class Deadline
 {
+    /** Some 30 years: what is longer does not fit into a clock's nanoseconds. */
+    private const MAX_MS = 1 << 40;
+
+    private readonly int $ms;
     private int $at;
 
-    public function __construct(private readonly int $ms)
+    /** @param int|float $ms a float, where a sum is beyond an integer */
+    public function __construct(int|float $ms)
     {
+        $this->ms = (int) min($ms, self::MAX_MS);
         $this->renew();
     }
 

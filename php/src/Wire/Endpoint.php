@@ -158,7 +158,7 @@ final class Endpoint
     public function resolve(array $request, Deadline $deadline): Answer
     {
         return $this->read($deadline, function (Thrift\RosterClient $roster) use ($request): Answer {
-            $reply = $roster->resolve(new Thrift\ResolveRequest($request));
+            $reply = $roster->resolve(Values::resolveRequest($request));
             $freshness = Values::freshness($reply->freshness, $this->transport);
             return new Answer(Values::resolved($reply->instance, $freshness, $reply->isProtected), $freshness);
         });
@@ -168,8 +168,7 @@ final class Endpoint
     public function resolveMany(array $requests, ?int $maxAge, Deadline $deadline): Answer
     {
         return $this->read($deadline, function (Thrift\RosterClient $roster) use ($requests, $maxAge): Answer {
-            $request = static fn (array $request) => new Thrift\ResolveRequest($request);
-            $all = ['requests' => array_map($request, $requests), 'maxAgeMs' => $maxAge];
+            $all = ['requests' => array_map(Values::resolveRequest(...), $requests), 'maxAgeMs' => $maxAge];
             $reply = $roster->resolveMany(new Thrift\ResolveManyRequest($all));
             $freshness = Values::freshness($reply->freshness, $this->transport);
             $outcome = static fn (Thrift\ResolveOutcome $struct, array $of) => $struct->instance === null
@@ -267,7 +266,7 @@ final class Endpoint
     public function watch(int $since, array $paths, int $waitMs): Answer
     {
         return $this->follow($waitMs, function (Thrift\RosterClient $roster) use ($since, $paths, $waitMs): Answer {
-            $request = ['since' => $since, 'paths' => $paths, 'timeoutMs' => $waitMs];
+            $request = ['since' => $since, 'paths' => $paths, 'timeoutMs' => Values::narrowed($waitMs)];
             $reply = $roster->watch(new Thrift\WatchRequest($request));
             $freshness = Values::freshness($reply->freshness, $this->transport);
             $change = static fn (Thrift\Change $change) => Values::change($change, $freshness);
@@ -279,7 +278,7 @@ final class Endpoint
     public function watchMasters(int $since, int $waitMs): Answer
     {
         return $this->follow($waitMs, function (Thrift\RosterClient $roster) use ($since, $waitMs): Answer {
-            $request = new Thrift\WatchMastersRequest(['since' => $since, 'timeoutMs' => $waitMs]);
+            $request = new Thrift\WatchMastersRequest(['since' => $since, 'timeoutMs' => Values::narrowed($waitMs)]);
             $reply = $roster->watchMasters($request);
             $freshness = Values::freshness($reply->freshness, $this->transport);
             $change = static fn (Thrift\MasterChange $change) => Values::masterChange($change, $freshness);
@@ -291,7 +290,7 @@ final class Endpoint
     public function watchMessages(int $since, int $waitMs): Answer
     {
         return $this->follow($waitMs, function (Thrift\RosterClient $roster) use ($since, $waitMs): Answer {
-            $request = ['since' => $since, 'timeoutMs' => $waitMs, 'encoding' => Thrift\Encoding::MSGPACK];
+            $request = ['since' => $since, 'timeoutMs' => Values::narrowed($waitMs), 'encoding' => Thrift\Encoding::MSGPACK];
             $reply = $roster->watchMessages(new Thrift\WatchMessagesRequest($request));
             $freshness = new Freshness($reply->cursor, 0, Origin::Live, true, $this->transport);
             return new Answer($reply->reset ? null : Values::messages($reply), $freshness);
@@ -385,8 +384,11 @@ final class Endpoint
      */
     public function sendValues(Call $call, array $values, bool $isLast): Thrift\SentValuesReply
     {
-        $request = new Thrift\SendValuesRequest(['values' => $values, 'isLast' => $isLast]);
-        return $this->onOpen($call, static fn (Thrift\RosterClient $roster) => $roster->sendValues($request));
+        $request = ['values' => $values, 'isLast' => $isLast];
+        return $this->onOpen(
+            $call,
+            static fn (Thrift\RosterClient $roster) => $roster->sendValues(new Thrift\SendValuesRequest($request)),
+        );
     }
 
     /** What has arrived since for the call that was started here. */
@@ -409,7 +411,7 @@ final class Endpoint
     public function watchWorkers(int $since, int $waitMs): Answer
     {
         return $this->follow($waitMs, function (Thrift\RosterClient $roster) use ($since, $waitMs): Answer {
-            $reply = $roster->watchWorkers(new Thrift\WatchWorkersRequest(['since' => $since, 'timeoutMs' => $waitMs]));
+            $reply = $roster->watchWorkers(new Thrift\WatchWorkersRequest(['since' => $since, 'timeoutMs' => Values::narrowed($waitMs)]));
             $freshness = new Freshness($reply->cursor, 0, Origin::Live, true, $this->transport);
             $kind = $since === 0 ? ChangeKind::Present : ChangeKind::Changed;
             $change = static fn (Thrift\Worker $worker) => new WorkerChange($kind, $worker->name, Values::worker($worker));
@@ -445,11 +447,13 @@ final class Endpoint
     public function commandWorkers(string $command, string $data, ?string $worker, int $timeoutMs): array
     {
         [$group, $number] = Values::target($worker);
-        $request = ['group' => $group, 'number' => $number, 'name' => $command, 'data' => $data, 'timeoutMs' => $timeoutMs];
-        $request = new Thrift\WorkerCommand($request + ['encoding' => Thrift\Encoding::MSGPACK]);
+        $request = ['group' => $group, 'number' => $number, 'name' => $command, 'data' => $data];
+        $request += ['timeoutMs' => Values::narrowed($timeoutMs), 'encoding' => Thrift\Encoding::MSGPACK];
         return $this->send(
-            static fn (Thrift\RosterClient $roster) =>
-                array_map(Values::workerAnswer(...), $roster->commandWorkers($request)->answers),
+            static fn (Thrift\RosterClient $roster) => array_map(
+                Values::workerAnswer(...),
+                $roster->commandWorkers(new Thrift\WorkerCommand($request))->answers,
+            ),
             $timeoutMs,
             false,
         );
@@ -461,15 +465,21 @@ final class Endpoint
      */
     public function addWorker(string $settings, bool $save, int $timeoutMs): array
     {
-        $request = new Thrift\WorkerAddition(compact('settings', 'save', 'timeoutMs'));
-        return $this->controlled(static fn (Thrift\RosterClient $roster) => $roster->addWorker($request), $timeoutMs);
+        $request = ['settings' => $settings, 'save' => $save, 'timeoutMs' => Values::narrowed($timeoutMs)];
+        return $this->controlled(
+            static fn (Thrift\RosterClient $roster) => $roster->addWorker(new Thrift\WorkerAddition($request)),
+            $timeoutMs,
+        );
     }
 
     /** @return list<WorkerOutcome> */
     public function removeWorker(string $group, bool $savedOnly, int $timeoutMs): array
     {
-        $request = new Thrift\WorkerRemoval(compact('group', 'savedOnly', 'timeoutMs'));
-        return $this->controlled(static fn (Thrift\RosterClient $roster) => $roster->removeWorker($request), $timeoutMs);
+        $request = ['group' => $group, 'savedOnly' => $savedOnly, 'timeoutMs' => Values::narrowed($timeoutMs)];
+        return $this->controlled(
+            static fn (Thrift\RosterClient $roster) => $roster->removeWorker(new Thrift\WorkerRemoval($request)),
+            $timeoutMs,
+        );
     }
 
     /** @return list<WorkerOutcome> */
@@ -493,11 +503,10 @@ final class Endpoint
      */
     public function enqueue(array $jobs): array
     {
-        $request = new Thrift\EnqueueRequest(['jobs' => array_map(Values::newJob(...), $jobs)]);
         $isRepeatable = !in_array(null, array_column($jobs, 'unique'), true);
         return $this->send(
-            static function (Thrift\RosterClient $roster) use ($request): array {
-                $reply = $roster->enqueue($request);
+            static function (Thrift\RosterClient $roster) use ($jobs): array {
+                $reply = $roster->enqueue(new Thrift\EnqueueRequest(['jobs' => array_map(Values::newJob(...), $jobs)]));
                 return [array_column($reply->jobs, 'id'), $reply->isBuffered ?? false];
             },
             self::JOBS_MS,
@@ -508,10 +517,9 @@ final class Endpoint
     /** @return array{?Job} */
     public function job(int $id): array
     {
-        $request = new Thrift\JobQuery(['id' => $id]);
-        return $this->send(static function (Thrift\RosterClient $roster) use ($request): array {
+        return $this->send(static function (Thrift\RosterClient $roster) use ($id): array {
             try {
-                return [Values::job($roster->job($request)->job)];
+                return [Values::job($roster->job(new Thrift\JobQuery(['id' => $id]))->job)];
             } catch (Thrift\NotFound) {
                 return [null];
             }
@@ -521,10 +529,9 @@ final class Endpoint
     /** @return array{bool} */
     public function cancelJob(int $id): array
     {
-        $request = new Thrift\JobQuery(['id' => $id]);
-        return $this->send(static function (Thrift\RosterClient $roster) use ($request): array {
+        return $this->send(static function (Thrift\RosterClient $roster) use ($id): array {
             try {
-                $roster->cancelJob($request);
+                $roster->cancelJob(new Thrift\JobQuery(['id' => $id]));
                 return [true];
             } catch (Thrift\NotFound) {
                 return [false];
@@ -560,8 +567,10 @@ final class Endpoint
     }
 
     /** Makes calls. What was sent may have been executed: only idempotent calls go on to the next transport. */
-    private function send(callable $question, int $patienceMs, bool $isIdempotent): object|array
+    private function send(callable $question, int|float $patienceMs, bool $isIdempotent): object|array
     {
+        // What is below nothing is for the sidecar to refuse.
+        $patienceMs = max(0, Values::narrowed($patienceMs));
         try {
             $deadline = new Deadline($patienceMs + $this->timeouts->totalMs);
             return $this->ask($deadline, $question, $patienceMs, $isIdempotent);
@@ -633,16 +642,24 @@ final class Endpoint
             $isRefused = $exception->getCode() === TApplicationException::UNKNOWN_METHOD;
             throw new Exception\TransportFailed($exception->getMessage(), isSent: !$isRefused);
         } catch (\Throwable $strange) {
+            // Before an answer, it is of the arguments, or an application's signal handler threw it: that is its own.
+            if (!$this->frames?->isAnswered || self::isOfApplication($strange)) {
+                throw $strange;
+            }
             $this->channel->close();
-            // What an application's signal handler threw meanwhile is its own.
-            $isOwn = $strange instanceof \Exception && !$strange instanceof TException
-                && !$strange instanceof \JsonException && $strange::class !== \Exception::class;
-            throw $isOwn
-                ? $strange
-                : new Exception\TransportFailed("a strange answer: {$strange->getMessage()}", isSent: true);
+            throw new Exception\TransportFailed("a strange answer: {$strange->getMessage()}", isSent: true);
         } finally {
             Quiet::end();
         }
+    }
+
+    /** Whether a signal handler threw it while an answer was decoded, rather than this package or Thrift's library. */
+    private static function isOfApplication(\Throwable $thrown): bool
+    {
+        $library = dirname((string) (new \ReflectionClass(TBinaryProtocol::class))->getFileName(), 2);
+        $isIn = static fn (string $folder): bool => str_starts_with($thrown->getFile(), "$folder/");
+        return !$thrown instanceof TException
+            && array_filter([dirname(__DIR__), dirname(__DIR__, 2) . '/gen', $library], $isIn) === [];
     }
 
     private function client(): Thrift\RosterClient
@@ -651,9 +668,15 @@ final class Endpoint
             $remedy = 'Debian: php-thrift; Composer: apache/thrift';
             throw new Exception\TransportFailed("Thrift's PHP library is not there ($remedy)");
         }
-        $this->frames = new Frames($this->channel);
-        $isAccelerated = function_exists('thrift_protocol_write_binary');
-        $protocol = $isAccelerated ? new TBinaryProtocolAccelerated($this->frames) : new TBinaryProtocol($this->frames);
-        return new Thrift\RosterClient($protocol);
+        try {
+            $frames = new Frames($this->channel);
+            $isAccelerated = function_exists('thrift_protocol_write_binary');
+            $protocol = $isAccelerated ? new TBinaryProtocolAccelerated($frames) : new TBinaryProtocol($frames);
+            $client = new Thrift\RosterClient($protocol);
+        } catch (\Error $why) {
+            throw new Exception\TransportFailed("Thrift's PHP library cannot be loaded: {$why->getMessage()}");
+        }
+        $this->frames = $frames;
+        return $client;
     }
 }

@@ -22,6 +22,8 @@ final class Frames extends TTransport
     private Deadline $deadline;
     private int $patienceMs = 0;
     private bool $isRepeatable = false;
+    /** Whether the message has its answer, which is being decoded. */
+    public bool $isAnswered = false;
 
     public function __construct(private readonly Channel $channel)
     {
@@ -30,13 +32,14 @@ final class Frames extends TTransport
     /** Sets how the next message is sent. */
     public function begin(Deadline $deadline, int $patienceMs, bool $isRepeatable): void
     {
-        [$this->out, $this->in, $this->at] = ['', '', 0];
+        [$this->out, $this->in, $this->at, $this->isAnswered] = ['', '', 0, false];
         [$this->deadline, $this->patienceMs, $this->isRepeatable] = [$deadline, $patienceMs, $isRepeatable];
     }
 
     public function flush(): void
     {
         $this->in = $this->channel->ask($this->out, $this->deadline, $this->patienceMs, $this->isRepeatable);
+        $this->isAnswered = true;
     }
 
     public function write($buf): void

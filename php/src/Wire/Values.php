@@ -31,6 +31,7 @@ use Roster\Node;
 use Roster\Origin;
 use Roster\Probe;
 use Roster\Provenance;
+use Roster\Read\Filter;
 use Roster\Resolved;
 use Roster\Service;
 use Roster\Source;
@@ -213,8 +214,8 @@ final class Values
             'version' => $call->version,
             'balance' => $call->balance->value,
             'key' => $call->key,
-            'timeoutMs' => $call->timeoutMs,
-            'retries' => $call->retries,
+            'timeoutMs' => self::narrowed($call->timeoutMs),
+            'retries' => self::narrowed($call->retries),
             'idempotent' => $call->idempotent,
             'allValues' => $call->allValues,
         ]);
@@ -228,8 +229,28 @@ final class Values
      */
     public static function metadata(array $metadata): ?array
     {
-        $text = static fn (string|int|float|bool $value) => is_string($value) ? $value : json_encode($value);
-        return $metadata === [] ? null : array_map($text, $metadata);
+        $required = [];
+        foreach ($metadata as $key => $value) {
+            $text = is_scalar($value) ? Filter::text($value) : false;
+            if ($text === false) {
+                $is = is_float($value) ? $value : get_debug_type($value);
+                throw new InvalidRequest('metadata', "`$key` is $is; give a string, a number or a bool");
+            }
+            $required[$key] = $text;
+        }
+        return $required === [] ? null : $required;
+    }
+
+    /** @param array<string, mixed> $request a `ResolveRequest` */
+    public static function resolveRequest(array $request): Thrift\ResolveRequest
+    {
+        return new Thrift\ResolveRequest(['subset' => self::narrowed($request['subset'])] + $request);
+    }
+
+    /** For a field of 32 bits, in which Thrift would leave off the others: what is beyond it is as much as fits. */
+    public static function narrowed(int|float|null $number): ?int
+    {
+        return $number === null ? null : (int) max(-0x80000000, min($number, 0x7fffffff));
     }
 
     public static function result(Thrift\CallResult $struct): CallResult
@@ -307,10 +328,10 @@ final class Values
             'name' => $job->name,
             'payload' => $job->payload,
             'delayMs' => $job->delayMs,
-            'priority' => $job->priority,
+            'priority' => self::narrowed($job->priority),
             'uniqueKey' => $job->unique,
             'uniqueUntil' => $job->untilStart ? Thrift\UniqueUntil::START : Thrift\UniqueUntil::SUCCESS,
-            'retries' => $job->retries,
+            'retries' => self::narrowed($job->retries),
             'timeoutMs' => $job->attemptTimeoutMs,
             'limitKey' => $job->limitKey,
             'keepResultMs' => $job->keepResultMs,
