@@ -869,7 +869,7 @@ class Client
      * @param int $waitMs how long to wait for a change before calling `$until` again
      * @param ?callable(): bool $until true ends the watch
      * @return \Generator<int, Change>
-     * @throws Exception\Unavailable if the sidecar was never reached
+     * @throws Exception\Unavailable if the sidecar was never reached, or its answers cannot be read over and over again
      */
     public function watch(string|array $paths = '/', int $waitMs = 10_000, ?callable $until = null): \Generator
     {
@@ -895,7 +895,8 @@ class Client
      *
      * @param int $waitMs how long to wait for one before calling `$until` again
      * @param ?callable(): bool $until true ends the watch
-     * @return \Generator<int, MasterMessage> one without a master says how many were missed
+     * @return \Generator<int, MasterMessage> one without a master says how many were missed,
+     *     or could not be read
      */
     public function watchMessages(int $waitMs = 10_000, ?callable $until = null): \Generator
     {

@@ -4,7 +4,7 @@ declare(strict_types=1);
 
 namespace Roster;
 
-/** An application-defined command from a master; or a note that some were missed. */
+/** An application-defined command from a master; or a note that some were missed, or could not be read. */
 final class MasterMessage
 {
     /**

@@ -11,4 +11,6 @@ enum Origin: int
     case Live = 1;
     /** From the state of an earlier sidecar; the sources have not been reached since. */
     case Restored = 2;
+    /** A newer sidecar says what this package does not know. */
+    case Unknown = 0;
 }

@@ -8,6 +8,7 @@ use PHPUnit\Framework\TestCase;
 use Roster\Client;
 use Roster\Exception\CallFailed;
 use Roster\Exception\Unavailable;
+use Roster\Origin;
 use Roster\Tests\Support\Answer;
 use Roster\Tests\Support\FakeSidecar;
 use Roster\Tests\Support\Folder;
@@ -122,6 +123,27 @@ final class ChannelTest extends TestCase
         $fake = new FakeSidecar([[$page('a'), $page('b'), $page(null)]]);
         $roster = self::client($fake, new Timeouts(readMs: 2_500, totalMs: 2_500));
         self::assertSame([], $roster->services());
+    }
+
+    public function testPagesThatDoNotEndAreNoAnswer(): void
+    {
+        $page = ['services' => [], 'cursor' => 'again', 'freshness' => Answer::freshness()];
+        $page = Answer::of(new Roster_services_result(['success' => new ServicesReply($page)]));
+        $fake = new FakeSidecar([[$page, $page]]);
+        $this->expectException(Unavailable::class);
+        $this->expectExceptionMessage('a strange answer: its pages do not end');
+        self::client($fake)->services();
+    }
+
+    public function testAnOriginOfANewerSidecarIsUnknown(): void
+    {
+        $freshness = Answer::freshness();
+        $freshness->origin = 3;
+        $reply = new ServicesReply(['services' => [], 'freshness' => $freshness]);
+        $fake = new FakeSidecar([[Answer::of(new Roster_services_result(['success' => $reply]))]]);
+        $roster = self::client($fake);
+        self::assertSame([], $roster->services());
+        self::assertSame(Origin::Unknown, $roster->freshness()->origin);
     }
 
     public function testAConnectionThatIsNotTakenIsNotWaitedFor(): void

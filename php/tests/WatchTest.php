@@ -97,6 +97,58 @@ final class WatchTest extends TestCase
         self::assertSame(['Present /a 1'], self::told($watch, 99));
     }
 
+    public function testAChangeOfAnUnknownKindIsAChangeOrAReset(): void
+    {
+        $fake = new FakeSidecar([[
+            Answer::subtree(5, ['/a' => '1']),
+            self::unknown(6, '/b', '2'),
+            self::unknown(7, '/a', null),
+            Answer::subtree(7, ['/b' => '2']),
+        ]]);
+        self::assertSame(
+            ['Present /a 1', 'Deleted /gone ', 'Changed /b 2', 'Reset  ', 'Present /b 2'],
+            self::told(self::watch($fake), 5),
+        );
+    }
+
+    public function testAnAnswerThatStaysStrangeEndsTheWatch(): void
+    {
+        $strange = Answer::of(new Thrift\Roster_watch_result());
+        $fake = new FakeSidecar([[Answer::subtree(5, ['/a' => '1']), $strange], ...array_fill(0, 9, [$strange])]);
+        $watch = self::watch($fake);
+        self::assertSame('/a', $watch->current()->path);
+        $this->expectException(Unavailable::class);
+        $this->expectExceptionMessage('a strange answer');
+        $watch->next();
+    }
+
+    public function testPagesThatDoNotEndEndTheWatch(): void
+    {
+        $page = Answer::subtree(5, ['/a' => '1'], '/a');
+        $fake = new FakeSidecar([array_fill(0, 50, $page)]);
+        $this->expectException(Unavailable::class);
+        $this->expectExceptionMessage('its pages do not end');
+        self::told(self::watch($fake), 50);
+    }
+
+    public function testAMessageThatCannotBeReadKeepsNoOtherBack(): void
+    {
+        $message = static fn (string $packed) =>
+            new Thrift\MasterMessage(['masterId' => 'm', 'message' => $packed, 'receivedAt' => 1]);
+        $messages = [$message("\x81\xa3cmd\xa1a"), $message("\xa1a"), $message("\xc6\0\0\1\0ab"), $message("\x81\xa3cmd\xa1b")];
+        $reply = ['messages' => $messages, 'cursor' => 8, 'reset' => false, 'missed' => 0];
+        $reply = new Thrift\Roster_watchMessages_result(['success' => new Thrift\MessagesReply($reply)]);
+        $told = [];
+        $fake = new FakeSidecar([[Answer::of($reply)]]);
+        foreach (Patient::local($fake->address, '', '')->watchMessages() as $one) {
+            $told[] = [$one->message['cmd'] ?? null, $one->missed];
+            if (count($told) === 4) {
+                break;
+            }
+        }
+        self::assertSame([['a', 0], [null, 1], [null, 1], ['b', 0]], $told);
+    }
+
     public function testItCarriesItsNodesWithStatAndRevision(): void
     {
         $fake = new FakeSidecar([[Answer::subtree(5, ['/a' => '1']), Answer::watch(6, ['/a' => null])]]);
@@ -109,6 +161,18 @@ final class WatchTest extends TestCase
     private static function watch(FakeSidecar $fake): \Generator
     {
         return Patient::local($fake->address, '', '')->watch('/');
+    }
+
+    /** A deletion, and a change of a kind that only a newer sidecar knows. */
+    private static function unknown(int $revision, string $path, ?string $data): array
+    {
+        $gone = new Thrift\Change(['path' => '/gone', 'kind' => Thrift\ChangeKind::DELETED]);
+        $node = $data === null ? null : new Thrift\Node(['path' => $path, 'data' => $data, 'stat' => new Thrift\Stat(
+            array_fill_keys(['version', 'czxid', 'mzxid', 'pzxid', 'ctime', 'mtime', 'ephemeralOwner', 'numChildren'], 1),
+        )]);
+        $changes = [$gone, new Thrift\Change(['path' => $path, 'kind' => 9, 'node' => $node])];
+        $reply = ['changes' => $changes, 'reset' => false, 'freshness' => Answer::freshness($revision)];
+        return Answer::of(new Thrift\Roster_watch_result(['success' => new Thrift\WatchReply($reply)]));
     }
 
     /** @return list<string> the next changes in words */

@@ -97,13 +97,13 @@ final class Endpoint
         } catch (Exception\InvalidRequest) {
             // If it is the path that is invalid, the first page says so again.
         }
-        [$names, $cursor, $fresh] = [[], null, []];
+        [$names, $cursor, $fresh, $pages] = [[], null, [], new Pages()];
         do {
             $page = $this->names($request + ['limit' => 0, 'cursor' => $cursor], $deadline);
             [$some, $cursor] = $page->value;
             array_push($names, ...$some ?? []);
             $fresh[] = $page->freshness;
-        } while ($cursor !== null);
+        } while ($pages->follow($cursor));
         return new Answer($some === null ? null : $names, Values::together($fresh, $fresh[0]->revision));
     }
 
@@ -128,12 +128,12 @@ final class Endpoint
     /** @param array<string, mixed> $query of a `ServiceQuery` */
     public function instances(array $query, ?int $maxAge, Deadline $deadline): Answer
     {
-        [$instances, $cursor] = [[], null];
+        [$instances, $cursor, $pages] = [[], null, new Pages()];
         do {
             $page = $this->instancesPage(['cursor' => $cursor, 'maxAgeMs' => $maxAge] + $query, $deadline);
             [$some, $cursor] = $page->value;
             array_push($instances, ...$some);
-        } while ($cursor !== null);
+        } while ($pages->follow($cursor));
         return new Answer($instances, $page->freshness);
     }
 
@@ -193,12 +193,12 @@ final class Endpoint
 
     public function masters(?string $service, array $metadata, ?int $maxAge, Deadline $deadline): Answer
     {
-        [$masters, $cursor] = [[], null];
+        [$masters, $cursor, $pages] = [[], null, new Pages()];
         do {
             $page = $this->mastersPage($service, $cursor, $deadline, $maxAge, $metadata);
             [$some, $cursor] = $page->value;
             array_push($masters, ...$some);
-        } while ($cursor !== null);
+        } while ($pages->follow($cursor));
         return new Answer($masters, $page->freshness);
     }
 
@@ -223,7 +223,7 @@ final class Endpoint
 
     public function services(array $metadata, ?int $maxAge, Deadline $deadline): Answer
     {
-        [$services, $cursor] = [[], null];
+        [$services, $cursor, $pages] = [[], null, new Pages()];
         do {
             $page = $this->read($deadline, function (Thrift\RosterClient $roster) use ($metadata, $cursor, $maxAge): Answer {
                 $reply = $roster->services(self::query($maxAge, $cursor, metadata: $metadata));
@@ -234,7 +234,7 @@ final class Endpoint
             foreach ($some as [$name, $masters]) {
                 $services[$name] ??= $masters;
             }
-        } while ($cursor !== null);
+        } while ($pages->follow($cursor));
         return new Answer($services, $page->freshness);
     }
 
@@ -270,8 +270,21 @@ final class Endpoint
             $reply = $roster->watch(new Thrift\WatchRequest($request));
             $freshness = Values::freshness($reply->freshness, $this->transport);
             $change = static fn (Thrift\Change $change) => Values::change($change, $freshness);
-            return new Answer($reply->reset ? null : array_map($change, $reply->changes), $freshness);
+            return new Answer($reply->reset ? null : self::known(array_map($change, $reply->changes)), $freshness);
         });
+    }
+
+    /**
+     * The changes; null, as if they were no longer known, if there is one of which a newer sidecar says what this package does
+     * not know.
+     *
+     * @template T
+     * @param list<?T> $changes
+     * @return ?list<T>
+     */
+    private static function known(array $changes): ?array
+    {
+        return in_array(null, $changes, true) ? null : $changes;
     }
 
     /** Like `watch`, for masters. */
@@ -282,7 +295,7 @@ final class Endpoint
             $reply = $roster->watchMasters($request);
             $freshness = Values::freshness($reply->freshness, $this->transport);
             $change = static fn (Thrift\MasterChange $change) => Values::masterChange($change, $freshness);
-            return new Answer($reply->reset ? null : array_map($change, $reply->changes), $freshness);
+            return new Answer($reply->reset ? null : self::known(array_map($change, $reply->changes)), $freshness);
         });
     }
 
@@ -425,7 +438,7 @@ final class Endpoint
     public function workers(?string $worker, bool $usage, Deadline $deadline): Answer
     {
         [$group, $number] = Values::target($worker);
-        [$reports, $cursor] = [[], null];
+        [$reports, $cursor, $pages] = [[], null, new Pages()];
         do {
             $request = compact('group', 'number', 'cursor', 'usage');
             $page = $this->read($deadline, function (Thrift\RosterClient $roster) use ($request): Answer {
@@ -435,7 +448,7 @@ final class Endpoint
             });
             [$some, $cursor] = $page->value;
             array_push($reports, ...$some);
-        } while ($cursor !== null);
+        } while ($pages->follow($cursor));
         return new Answer($reports, $page->freshness);
     }
 
@@ -647,7 +660,8 @@ final class Endpoint
                 throw $strange;
             }
             $this->channel->close();
-            throw new Exception\TransportFailed("a strange answer: {$strange->getMessage()}", isSent: true);
+            $why = "a strange answer: {$strange->getMessage()}";
+            throw new Exception\TransportFailed($why, isSent: true, isStrange: true);
         } finally {
             Quiet::end();
         }

@@ -6,6 +6,7 @@ namespace Roster\Wire;
 
 use Roster\Change;
 use Roster\Exception\NotReady;
+use Roster\Exception\TransportFailed;
 use Roster\Exception\Unavailable;
 use Roster\Freshness;
 use Roster\MasterChange;
@@ -22,6 +23,8 @@ abstract class Follower
 {
     private const FIRST_PAUSE_MS = 100;
     private const LONGEST_PAUSE_MS = 2_000;
+    /** Whoever answers so often what cannot be read will not answer otherwise. */
+    private const MOST_STRANGE = 5;
 
     /** The revision up to which everything was yielded; null: the current state comes next. */
     private ?int $since = null;
@@ -30,6 +33,8 @@ abstract class Follower
     /** Whether a sidecar has ever answered: from then on it is waited for. */
     private bool $hasMet = false;
     private int $pauseMs = self::FIRST_PAUSE_MS;
+    /** How many answers were strange since the last time that all went well. */
+    private int $strange = 0;
 
     /**
      * @param \Closure(callable): Answer $ask asks an endpoint
@@ -50,12 +55,12 @@ abstract class Follower
                 foreach ($this->since === null ? $this->present() : $this->changed($this->since) as $change) {
                     yield $change;
                 }
-                $this->pauseMs = self::FIRST_PAUSE_MS;
+                [$this->pauseMs, $this->strange] = [self::FIRST_PAUSE_MS, 0];
             } catch (NotReady) {
                 $this->hasMet = true;
                 $this->pause();
             } catch (Unavailable $failure) {
-                if (!$this->hasMet) {
+                if (!$this->hasMet || $this->strange >= self::MOST_STRANGE) {
                     throw $failure;
                 }
                 $this->pause();
@@ -73,9 +78,26 @@ abstract class Follower
 
     protected function answer(callable $question): Answer
     {
-        $answer = ($this->ask)($question);
+        $answer = ($this->ask)(function (Endpoint $endpoint, Deadline $deadline) use ($question): Answer {
+            try {
+                return $question($endpoint, $deadline);
+            } catch (TransportFailed $failure) {
+                $this->strange += (int) $failure->isStrange;
+                throw $failure;
+            }
+        });
         $this->hasMet = true;
         return $answer;
+    }
+
+    /** The same for one page of several, whose value ends with the cursor of the next one. */
+    protected function page(Pages $pages, callable $question): Answer
+    {
+        return $this->answer(static function (Endpoint $endpoint, Deadline $deadline) use ($pages, $question): Answer {
+            $page = $question($endpoint, $deadline);
+            $pages->follow($page->value[1]);
+            return $page;
+        });
     }
 
     /** A later page may be newer than the first: changes in between are yielded again by what follows. */

@@ -20,10 +20,11 @@ final class MasterFollower extends Follower
     protected function pages(): \Generator
     {
         $present = static fn (Master $one) => new MasterChange(ChangeKind::Present, $one->id, $one, $one->freshness);
-        $cursor = null;
+        [$cursor, $pages] = [null, new Pages()];
         do {
-            $page = $this->answer(
-                static fn (Endpoint $endpoint, Deadline $deadline) => $endpoint->mastersPage(null, $cursor, $deadline)
+            $page = $this->page(
+                $pages,
+                static fn (Endpoint $endpoint, Deadline $deadline) => $endpoint->mastersPage(null, $cursor, $deadline),
             );
             [$masters, $cursor] = $page->value;
             yield new Answer(array_map($present, $masters), $page->freshness);

@@ -27,10 +27,11 @@ final class NodeFollower extends Follower
     {
         $present = static fn (Node $node) => new Change(ChangeKind::Present, $node->path, $node, $node->freshness);
         foreach ($this->paths as $path) {
-            $cursor = null;
+            [$cursor, $pages] = [null, new Pages()];
             do {
-                $page = $this->answer(
-                    static fn (Endpoint $endpoint, Deadline $deadline) => $endpoint->subtree($path, $cursor, $deadline)
+                $page = $this->page(
+                    $pages,
+                    static fn (Endpoint $endpoint, Deadline $deadline) => $endpoint->subtree($path, $cursor, $deadline),
                 );
                 [$nodes, $cursor] = $page->value;
                 yield new Answer(array_map($present, $nodes), $page->freshness);

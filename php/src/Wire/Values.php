@@ -52,7 +52,8 @@ final class Values
 {
     public static function freshness(Thrift\Freshness $struct, Transport $transport): Freshness
     {
-        return new Freshness($struct->revision, $struct->ageMs, Origin::from($struct->origin), $struct->complete, $transport);
+        $origin = Origin::tryFrom($struct->origin) ?? Origin::Unknown;
+        return new Freshness($struct->revision, $struct->ageMs, $origin, $struct->complete, $transport);
     }
 
     /**
@@ -65,10 +66,16 @@ final class Values
         return new Freshness(
             $revision,
             max(array_column($all, 'ageMs')),
-            in_array(Origin::Restored, array_column($all, 'origin'), true) ? Origin::Restored : Origin::Live,
+            array_reduce($all, self::older(...), Origin::Live),
             !in_array(false, array_column($all, 'complete'), true),
             $all[0]->from,
         );
+    }
+
+    /** What is not live counts. */
+    private static function older(Origin $origin, Freshness $next): Origin
+    {
+        return $origin === Origin::Live || $next->origin === Origin::Restored ? $next->origin : $origin;
     }
 
     public static function node(Thrift\Node $struct, Freshness $freshness): Node
@@ -76,10 +83,12 @@ final class Values
         return new Node($struct->path, $struct->data, Stat::of(get_object_vars($struct->stat)), $freshness);
     }
 
-    public static function change(Thrift\Change $struct, Freshness $freshness): Change
+    /** Null if it is of a kind that is not known here. */
+    public static function change(Thrift\Change $struct, Freshness $freshness): ?Change
     {
         $node = $struct->node ? self::node($struct->node, $freshness) : null;
-        return new Change(self::kind($struct->kind), $struct->path, $node, $freshness);
+        $kind = self::kind($struct->kind, $node !== null);
+        return $kind === null ? null : new Change($kind, $struct->path, $node, $freshness);
     }
 
     public static function service(Thrift\Service $struct): Service
@@ -173,22 +182,32 @@ final class Values
         );
     }
 
-    public static function masterChange(Thrift\MasterChange $struct, Freshness $freshness): MasterChange
+    /** Null if it is of a kind that is not known here. */
+    public static function masterChange(Thrift\MasterChange $struct, Freshness $freshness): ?MasterChange
     {
         $master = $struct->master ? self::master($struct->master, $freshness) : null;
-        return new MasterChange(self::kind($struct->kind), $struct->id, $master, $freshness);
+        $kind = self::kind($struct->kind, $master !== null);
+        return $kind === null ? null : new MasterChange($kind, $struct->id, $master, $freshness);
     }
 
     /** @return list<MasterMessage> preceded by how many were missed */
     public static function messages(Thrift\MessagesReply $struct): array
     {
         $missed = $struct->missed === 0 ? [] : [new MasterMessage('', [], 0, $struct->missed)];
-        $message = static fn (Thrift\MasterMessage $message) => new MasterMessage(
-            $message->masterId,
-            MessagePack::unpack($message->message),
-            $message->receivedAt,
-        );
-        return [...$missed, ...array_map($message, $struct->messages)];
+        return [...$missed, ...array_map(self::message(...), $struct->messages)];
+    }
+
+    /** One that cannot be read is one that was missed: it keeps none of the others from whoever follows them. */
+    private static function message(Thrift\MasterMessage $struct): MasterMessage
+    {
+        try {
+            $message = MessagePack::unpack($struct->message);
+        } catch (\UnexpectedValueException) {
+            $message = null;
+        }
+        return is_array($message)
+            ? new MasterMessage($struct->masterId, $message, $struct->receivedAt)
+            : new MasterMessage('', [], 0, 1);
     }
 
     /** @return array{string, array<string, int>} a service's name, and how many masters offer it by version */
@@ -403,12 +422,14 @@ final class Values
         return strtolower(Thrift\Supply::$__names[$struct] ?? 'unknown');
     }
 
-    private static function kind(int $struct): ChangeKind
+    /** One that is not known here is a change of what there is now. */
+    private static function kind(int $struct, bool $isThere): ?ChangeKind
     {
         return match ($struct) {
             Thrift\ChangeKind::CREATED => ChangeKind::Created,
             Thrift\ChangeKind::CHANGED => ChangeKind::Changed,
             Thrift\ChangeKind::DELETED => ChangeKind::Deleted,
+            default => $isThere ? ChangeKind::Changed : null,
         };
     }
 
