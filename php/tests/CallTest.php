@@ -117,6 +117,40 @@ final class CallTest extends TestCase
         self::assertLessThan(4, microtime(true) - $began);
     }
 
+    public function testASidecarThatHangsCostsOneTimeOutWhateverIsAskedOfIt(): void
+    {
+        $fake = new FakeSidecar([[]]);
+        $fake->hang();
+        $timeouts = new Timeouts(readMs: 100, totalMs: 5_000, jobsMs: 400);
+        $asks = [
+            [static fn (Client $roster) => $roster->enqueue('q', 'n'), CallTimedOut::class],
+            [static fn (Client $roster) => $roster->call('a', 'b', timeoutMs: 400), CallTimedOut::class],
+            [static fn (Client $roster) => $roster->job(7), CallTimedOut::class],
+            [static fn (Client $roster) => $roster->get('/a'), Unavailable::class],
+        ];
+        foreach ($asks as [$first, $class]) {
+            $roster = Client::local($fake->address, '', '', timeouts: $timeouts);
+            foreach ([[$first, $class], ...array_map(static fn (array $ask) => [$ask[0], Unavailable::class], $asks)] as $n => [$ask, $class]) {
+                $began = microtime(true);
+                try {
+                    $ask($roster);
+                    self::fail('it answered');
+                } catch (Unavailable | CallTimedOut $failure) {
+                    self::assertInstanceOf($class, $failure);
+                    self::assertSame($n > 0, str_contains($failure->getMessage(), 'it has just timed out'));
+                }
+                self::assertLessThan($n > 0 ? 0.2 : 3.0, microtime(true) - $began);
+            }
+        }
+    }
+
+    public function testATimeoutOfNothingIsRefusedByItsName(): void
+    {
+        $this->expectException(InvalidRequest::class);
+        $this->expectExceptionMessage('readMs: 0 ms are no time to wait');
+        new Timeouts(readMs: 0);
+    }
+
     public function testASidecarThatKnowsNoCallsIsUnavailable(): void
     {
         $this->expectException(Unavailable::class);

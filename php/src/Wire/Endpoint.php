@@ -35,11 +35,9 @@ use Thrift\Protocol\TBinaryProtocolAccelerated;
 final class Endpoint
 {
     /**
-     * After a timeout, reads do not wait again for this long: a hanging sidecar costs a page one timeout per transport.
+     * After a timeout, nothing waits again for this long: a hanging sidecar costs a page one timeout per transport.
      */
     private const REST_MS = 1_000;
-    /** How long the sidecar may take for jobs: 5 s for a Redis that does not answer, or 2 s and then for its buffer's disk. */
-    private const JOBS_MS = 6_000;
 
     private readonly Channel $channel;
     private ?Frames $frames = null;
@@ -522,7 +520,7 @@ final class Endpoint
                 $reply = $roster->enqueue(new Thrift\EnqueueRequest(['jobs' => array_map(Values::newJob(...), $jobs)]));
                 return [array_column($reply->jobs, 'id'), $reply->isBuffered ?? false];
             },
-            self::JOBS_MS,
+            $this->timeouts->jobsMs,
             $isRepeatable,
         );
     }
@@ -536,7 +534,7 @@ final class Endpoint
             } catch (Thrift\NotFound) {
                 return [null];
             }
-        }, self::JOBS_MS, true);
+        }, $this->timeouts->jobsMs, true);
     }
 
     /** @return array{bool} */
@@ -549,7 +547,7 @@ final class Endpoint
             } catch (Thrift\NotFound) {
                 return [false];
             }
-        }, self::JOBS_MS, false);
+        }, $this->timeouts->jobsMs, false);
     }
 
     /** @param list<Call> $calls */
@@ -586,7 +584,7 @@ final class Endpoint
         $patienceMs = max(0, Values::narrowed($patienceMs));
         try {
             $deadline = new Deadline($patienceMs + $this->timeouts->totalMs);
-            return $this->ask($deadline, $question, $patienceMs, $isIdempotent);
+            return $this->tried($deadline, $question, $patienceMs, $isIdempotent);
         } catch (Exception\TransportFailed $failure) {
             throw match (true) {
                 !$failure->isSent => $failure,
@@ -599,14 +597,20 @@ final class Endpoint
 
     private function read(Deadline $deadline, callable $question, int $patienceMs = 0): Answer
     {
+        $answer = $this->tried($deadline, $question, $patienceMs, true);
+        // It may be one page of many.
+        $deadline->renew();
+        return $answer;
+    }
+
+    /** Asks, unless there was no answer in time just now. */
+    private function tried(Deadline $deadline, callable $question, int $patienceMs, bool $isRepeatable): object|array
+    {
         if ($this->rest?->left() > 0) {
             throw new Exception\TransportFailed('it has just timed out');
         }
         try {
-            $answer = $this->ask($deadline, $question, $patienceMs, true);
-            // It may be one page of many.
-            $deadline->renew();
-            return $answer;
+            return $this->ask($deadline, $question, $patienceMs, $isRepeatable);
         } catch (Exception\TransportFailed $failure) {
             $this->rest = $failure->timedOut ? new Deadline(self::REST_MS) : null;
             throw $failure;
