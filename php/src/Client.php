@@ -533,7 +533,8 @@ class Client
      * @param int $retries how often it may be retried on another master, if that is safe
      * @param bool $idempotent whether it may safely be executed twice
      * @param ?string $version a version requirement in Composer's syntax, such as `^1.2`; null: the newest
-     * @param ?string $key for `Balance::Key`
+     * @param ?Balance $balance null: by the key, or else `LeastOutstanding`
+     * @param string|int|null $key the same master for the same key, as long as it offers the service
      * @param bool $allValues whether to return every value of a method with many, or only the last one
      * @param array<string|int|float|bool> $metadata the service's required metadata by key: strings as they are, other
      *     values as their JSON text
@@ -550,8 +551,8 @@ class Client
         int $retries = 2,
         bool $idempotent = false,
         ?string $version = null,
-        Balance $balance = Balance::LeastOutstanding,
-        ?string $key = null,
+        ?Balance $balance = null,
+        string|int|null $key = null,
         bool $allValues = false,
         array $metadata = [],
     ): CallResult {
@@ -618,8 +619,8 @@ class Client
         int $retries = 2,
         bool $idempotent = false,
         ?string $version = null,
-        Balance $balance = Balance::LeastOutstanding,
-        ?string $key = null,
+        ?Balance $balance = null,
+        string|int|null $key = null,
         string|int|null $master = null,
         ?iterable $input = null,
     ): \Generator {
@@ -678,12 +679,13 @@ class Client
      * After one that was lost or timed out, no more are sent. Otherwise each may fail separately, and the rest is sent.
      *
      * @param array<Call> $calls
-     * @param ?string $master the id of the master; null: one that offers the service of the first call
+     * @param string|int|null $master the id of the master; null: one that offers the service of the first call
      * @return array<CallOutcome> with the keys of the calls
      */
-    public function callInOrder(array $calls, ?string $master = null): array
+    public function callInOrder(array $calls, string|int|null $master = null): array
     {
         self::checkEach('calls', $calls, Call::class);
+        $master = $master === null ? null : (string) $master;
         $outcomes = $this->transports()->consult(
             static fn (Endpoint $endpoint) => $endpoint->callInOrder(array_values($calls), $master),
         );

@@ -5,6 +5,7 @@ declare(strict_types=1);
 namespace Roster\Tests;
 
 use PHPUnit\Framework\TestCase;
+use Roster\Balance;
 use Roster\Call;
 use Roster\Client;
 use Roster\Exception\CallFailed;
@@ -254,6 +255,15 @@ final class CallTest extends TestCase
         $job = Values::newJob(new NewJob('q', 'n', priority: 1 << 32, retries: -1 << 32));
         self::assertSame([0x7fffffff, -0x80000000], [$job->priority, $job->retries]);
         self::assertSame(0x7fffffff, Values::resolveRequest(['serviceName' => 'a', 'subset' => 1 << 33])->subset);
+    }
+
+    public function testAKeyNeedsNoBalance(): void
+    {
+        $of = static fn (mixed ...$how): array => [(new Call('a', 'b', ...$how))->balance, (new Call('a', 'b', ...$how))->key];
+        self::assertSame([Balance::LeastOutstanding, null], $of());
+        self::assertSame([Balance::Key, '7'], $of(key: 7));
+        self::assertSame([Balance::Key, 'user 7'], $of(key: 'user 7', balance: null));
+        self::assertSame([Balance::Random, 'k'], $of(balance: Balance::Random, key: 'k'));
     }
 
     public function testMetadataAreWrittenAsTheSidecarWritesThem(): void

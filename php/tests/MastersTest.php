@@ -162,6 +162,8 @@ final class MastersTest extends TestCase
             $result = $this->client->callOn($master->id, 'demo', 'values', allValues: true);
             self::assertSame([$master->id, [1, 'two', ['three' => 3]]], [$result->master, $result->values]);
         }
+        $byKey = array_map(fn () => $this->client->call('demo', 'values', key: 7)->master, range(1, 20));
+        self::assertCount(1, array_unique($byKey), 'a key needs no balance');
         $this->expectException(NoMaster::class);
         $this->client->callOn('nobody', 'demo', 'values');
     }

@@ -11,9 +11,12 @@ use Roster\Exception\NoInstance;
 use Roster\Exception\NotReady;
 use Roster\Exception\TooStale;
 use Roster\Exception\Unavailable;
+use Roster\Freshness;
+use Roster\Origin;
 use Roster\Read\Picks;
 use Roster\Read\SharedFile as Reader;
 use Roster\Read\WarmUp;
+use Roster\Resolved;
 use Roster\Tests\Support\Folder;
 use Roster\Tests\Support\SharedFile;
 use Roster\Transport;
@@ -33,6 +36,24 @@ final class ResolveTest extends TestCase
         foreach (self::vectorsOf('draws') as $vector) {
             $draw = Picks::draw(Picks::hash($vector['key']), Picks::hash($vector['address']));
             self::assertSame([$vector['draw'], $vector['distance']], [$draw, Picks::distance($draw)]);
+        }
+    }
+
+    public function testTheDocumentedConnectionIsThatToTheAddress(): void
+    {
+        $page = file_get_contents(__DIR__ . '/../../docs/resolving.md');
+        self::assertSame(2, preg_match_all('/\$socket = @?(\w+\(.*?\));/', $page, $lines));
+        $freshness = new Freshness(1, 0, Origin::Live, true, Transport::Shared);
+        foreach (['127.0.0.1', '[::1]'] as $host) {
+            $server = @stream_socket_server("tcp://$host:0");
+            if ($server === false) {
+                continue;
+            }
+            $port = (int) substr(strrchr(stream_socket_get_name($server, false), ':'), 1);
+            $db = $user = new Resolved(trim($host, '[]'), $port, '', null, $freshness);
+            foreach ($lines[1] as $line) {
+                self::assertIsResource(eval("return $line;"), "$line of $host, for " . $db->address() . $user->address());
+            }
         }
     }
 
