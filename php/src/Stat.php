@@ -52,6 +52,9 @@ final class Stat
     /** @internal */
     public static function parse(string $json): self
     {
-        return self::of(json_decode($json, true) ?? throw new TransportFailed('a stat is damaged'));
+        $fields = json_decode($json, true);
+        return is_array($fields)
+            ? self::of(array_filter($fields, is_int(...)) + array_fill_keys(array_keys(get_class_vars(self::class)), 0))
+            : throw new TransportFailed('a stat is damaged');
     }
 }

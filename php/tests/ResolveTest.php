@@ -13,6 +13,7 @@ use Roster\Exception\TooStale;
 use Roster\Exception\Unavailable;
 use Roster\Freshness;
 use Roster\Origin;
+use Roster\Quiet;
 use Roster\Read\Picks;
 use Roster\Read\SharedFile as Reader;
 use Roster\Read\WarmUp;
@@ -462,12 +463,12 @@ final class ResolveTest extends TestCase
     public function testASlotThatIsLostBetweenTwoLooksIsTakenAnew(): void
     {
         $instances = [['address' => 'a:1', 'weight' => 1]];
-        $file = self::file($instances, []);
-        // Without a version, of which PHP warns: after the look at this entry, and before that at the chunks.
-        $file->write(['pick/web' => '{"count":1,"heaviest":1}', "lots/web\0\0000" => self::chunk($instances)]);
-        $file->write(["instance/web\0\0000" => json_encode(['endpoints' => [['host' => 'a', 'port' => 1]]])]);
+        $file = self::file($instances, [self::chunk($instances)], silenceMs: 60_000);
+        // Withheld until nobody knows when, of which PHP warns: after the look at this entry, and before that at the chunks.
+        $file->write(['pick/web' => '{"version":"1.0.0","count":1,"heaviest":1,"withheld":[[]]}']);
         $lost = 0;
-        set_error_handler(static function () use ($file, &$lost): bool {
+        $handler = new \ReflectionProperty(Quiet::class, 'handler');
+        $handler->setValue(null, static function () use ($file, &$lost): bool {
             // As what looks for dead readers takes the slot of a process whose lock is gone.
             $at = $lost++ === 0 ? strpos(file_get_contents("$file->path-lock"), pack('l', getmypid())) : false;
             if ($at !== false) {
@@ -478,11 +479,11 @@ final class ResolveTest extends TestCase
             return true;
         });
         try {
-            self::assertSame('a:1', (new Reader($file->path))->resolve('web', 'k', null)->address());
+            self::assertSame('a:1', (new Reader($file->path, isLast: true))->resolve('web', 'k', null)->address());
         } finally {
-            restore_error_handler();
+            $handler->setValue(null, null);
         }
-        self::assertSame(2, $lost, 'it was looked at twice');
+        self::assertGreaterThanOrEqual(6, $lost, 'it was looked at twice, each with three warnings');
     }
 
     /** @requires extension dba */

@@ -112,6 +112,64 @@ final class SharedFileTest extends TestCase
         }
     }
 
+    /** @dataProvider damages */
+    public function testADamagedEntryIsLeftToTheSidecar(array $entries, \Closure $ask): void
+    {
+        $source = ['supplies' => ['nodes', 'instances']];
+        $file = new SharedFile(['/a' => 'a'], $source);
+        $sound = '{"serviceName":"web","version":"1.0.0","state":"UP","endpoints":[{"host":"h","port":1}]}';
+        $file->write($entries + ["instance/web\0001.0.0\0000" => $sound]);
+        $file->set([], $source);
+        $warnings = [];
+        set_error_handler(static function (int $level, string $message) use (&$warnings): bool {
+            return (bool) $warnings[] = $message;
+        });
+        try {
+            $ask(self::client($file));
+            self::fail('it answered');
+        } catch (Unavailable $failure) {
+            self::assertMatchesRegularExpression('/an entry (of the \w+ \w+ )?is damaged|no transport to it is configured/', $failure->getMessage());
+        } finally {
+            restore_error_handler();
+        }
+        self::assertSame([], $warnings);
+    }
+
+    public static function damages(): array
+    {
+        $instances = static fn (Client $roster) => $roster->instances('web');
+        $resolve = static fn (Client $roster) => $roster->resolve('web', key: 'k');
+        $random = static fn (Client $roster) => $roster->resolve('web');
+        $pick = '{"version":"1.0.0","count":1,"heaviest":1}';
+        $instance = "instance/web\0001.0.0\0000";
+        $lots = ["lots/web\0001.0.0\0000" => str_repeat("\0", 7) . "\1\0\0\0\1\0\0\0\1"];
+        return [
+            'counts that make up for each other' => [['instances/web' => '{"1.0.0":2000000,"1.0.1":-2000000}'], $instances],
+            'a count that is a text' => [['instances/web' => '{"1.0.0":"x"}'], $instances],
+            'counts that are a number' => [['instances/web' => '7'], $instances],
+            'a record without a version' => [['instances/web' => '{"1.0.0":1}', $instance => '{"serviceName":"web"}'], $instances],
+            'a record that is a number' => [['service/web' => '[7]'], $instances],
+            'an endpoint without a port' => [
+                ['instances/web' => '{"1.0.0":1}', $instance => '{"serviceName":"web","version":"1","state":"UP","endpoints":[{"host":"h"}]}'],
+                $instances,
+            ],
+            'a choice without a count' => [['pick/web' => '{"version":"1.0.0"}'], $resolve],
+            'a choice of none' => [['pick/web' => '{"version":"1.0.0","count":0,"heaviest":1}'], $random],
+            'what is chosen is a number' => [['pick/web' => $pick, $instance => '7'] + $lots, $resolve],
+            'what is chosen has no port' => [['pick/web' => $pick, $instance => '{"endpoints":[{"host":"h"}]}'] + $lots, $random],
+            'what is chosen has no endpoints' => [['pick/web' => $pick, $instance => '{"endpoints":7}'] + $lots, $random],
+            'a master without an address' => [['master/m' => '{"id":"m"}'], static fn (Client $roster) => $roster->master('m')],
+        ];
+    }
+
+    public function testAStatIsReadAsFarAsItIsThere(): void
+    {
+        $file = new SharedFile(['/a' => 'a']);
+        $file->write(['stat/a' => '{"version":3,"czxid":"x"}']);
+        $stat = self::client($file)->get('/a')->stat;
+        self::assertSame([3, 0, 0], [$stat->version, $stat->czxid, $stat->numChildren]);
+    }
+
     public function testTheAgeOfASourceCounts(): void
     {
         $source = ['ageMs' => 7_000, 'origin' => 'RESTORED', 'skippedNodes' => 1];

@@ -49,6 +49,9 @@ final class Hydrator
     public static function resolved(array $record, string $service, Freshness $freshness, bool $isProtected): Resolved
     {
         ['host' => $host, 'port' => $port] = $endpoint = self::own($record);
+        if (!is_string($host) || !is_int($port)) {
+            throw new TransportFailed('an entry is damaged');
+        }
         return new Resolved($host, $port, $endpoint['protocol'] ?? '', null, $freshness, $isProtected, $service);
     }
 

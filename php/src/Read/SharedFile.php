@@ -192,6 +192,15 @@ final class SharedFile
      */
     public function instances(array $query, ?int $maxAge): array
     {
+        return self::sound("the service {$query['serviceName']}", fn () => $this->listed($query, $maxAge));
+    }
+
+    /**
+     * @param array<string, mixed> $query
+     * @return list<Instance>
+     */
+    private function listed(array $query, ?int $maxAge): array
+    {
         $service = $query['serviceName'];
         $keys = ['service' . self::name($service, '/'), 'instances' . self::name($service, '/')];
         [$masters, $counts] = $found = $this->entries($keys, self::INSTANCES, $maxAge);
@@ -230,6 +239,11 @@ final class SharedFile
      */
     private function numbered(string $service, array $counts): array
     {
+        foreach ($counts as $count) {
+            if (!is_int($count) || $count < 0) {
+                throw new TransportFailed('an entry is damaged');
+            }
+        }
         $this->checkCount(array_sum($counts));
         $keys = [];
         foreach ($counts as $version => $count) {
@@ -241,7 +255,7 @@ final class SharedFile
     }
 
     /** Fails if the file has no room for so many instances, so that no number in it makes a page loop for long. */
-    private function checkCount(int|float|string $count): void
+    private function checkCount(int|float $count): void
     {
         if ($count <= self::FEW_INSTANCES) {
             return;
@@ -258,6 +272,12 @@ final class SharedFile
      * @param list<string> $exclude addresses that are not chosen
      */
     public function resolve(string $service, ?string $key, ?int $maxAge, array $exclude = []): ?Resolved
+    {
+        return self::sound("the service $service", fn () => $this->chosen($service, $key, $maxAge, $exclude));
+    }
+
+    /** @param list<string> $exclude */
+    private function chosen(string $service, ?string $key, ?int $maxAge, array $exclude): ?Resolved
     {
         $keys = ['pick' . self::name($service, '/')];
         // Without a regular expression where there need not be one: compiling it would take longer than all else.
@@ -277,6 +297,9 @@ final class SharedFile
             $isProtected = $choice['protected'] ?? false;
             [$choice, $back] = $this->callable($choice);
             ['version' => $version, 'count' => $count, 'heaviest' => $heaviest] = $choice;
+            if (!is_string($version) || !is_int($count) || $count < 1 || !is_int($heaviest)) {
+                throw new TransportFailed('an entry is damaged');
+            }
             $this->checkCount($count);
             $of = "$service\0$version\0";
             try {
@@ -406,7 +429,9 @@ final class SharedFile
     public function master(string $id, ?int $maxAge): ?Master
     {
         [$json] = $this->entries(['master' . self::name($id, '/')], self::MASTERS, $maxAge);
-        return $json === false ? null : Hydrator::master(self::decoded($json), $this->freshness);
+        return $json === false
+            ? null
+            : self::sound("the master $id", fn () => Hydrator::master(self::decoded($json), $this->freshness));
     }
 
     /**
@@ -430,8 +455,8 @@ final class SharedFile
         }
         $this->freshness = $this->silenceMs === 0 && $this->fresh !== null
             ? $this->fresh
-            : (new Report($this->report, $this->file))
-                ->freshness($subject, $this->silenceMs, array_filter($found, 'is_string') !== []);
+            : self::sound('its sources', fn () => (new Report($this->report, $this->file))
+                ->freshness($subject, $this->silenceMs, array_filter($found, 'is_string') !== []));
         if ($maxAge !== null && $this->freshness->ageMs > $maxAge) {
             throw new TooStale($this->freshness->ageMs, $maxAge, 'the shared file');
         }
@@ -466,11 +491,12 @@ final class SharedFile
     private function look(string|false $json): void
     {
         $report = $json === false ? throw $this->failed('it does not say how fresh it is') : json_decode($json, true);
-        if (!isset($report['revision'], $report['ageMs'], $report['writtenAt'], $report['sources'])) {
+        $numbers = [$report['revision'] ?? null, $report['ageMs'] ?? null, $report['writtenAt'] ?? null];
+        if (array_filter($numbers, is_int(...)) !== $numbers || !is_array($report['sources'] ?? null)) {
             throw new TransportFailed('it does not say how fresh it is');
         }
         [$this->json, $this->report] = [$json, $report];
-        $isWell = [$report['ageMs'], $report['origin'], $report['complete']] === [0, 'LIVE', true];
+        $isWell = [$report['ageMs'], $report['origin'] ?? '', $report['complete'] ?? false] === [0, 'LIVE', true];
         $this->fresh = $isWell ? new Freshness($report['revision'], 0, Origin::Live, true, Transport::Shared) : null;
     }
 
@@ -551,7 +577,25 @@ final class SharedFile
     private static function decoded(string|false $json): array
     {
         $decoded = json_decode((string) $json, true, flags: JSON_BIGINT_AS_STRING);
-        return $decoded ?? throw new TransportFailed('an entry is damaged');
+        return is_array($decoded) ? $decoded : throw new TransportFailed('an entry is damaged');
+    }
+
+    /**
+     * What is read from records. One that lacks something, or has it of another kind, is for the sidecar to answer, and its
+     * warnings are no application's.
+     *
+     * @throws TransportFailed
+     */
+    private static function sound(string $what, \Closure $read): mixed
+    {
+        Quiet::begin();
+        try {
+            return $read();
+        } catch (\TypeError | \ValueError) {
+            throw new TransportFailed("an entry of $what is damaged; `roster shared check` says more");
+        } finally {
+            Quiet::end();
+        }
     }
 
     /** PHP's warning, if there was one, with the fix. */
