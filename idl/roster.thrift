@@ -1399,6 +1399,9 @@ struct QueueSummary {
   15: optional i32 workers
   /** and how many clients have a `takeJobs` for it under way here. */
   16: optional i32 clients
+  /** How many attempts have failed in the last ten minutes whose jobs are tried again; in Redis, those of this sidecar alone; absent:
+      none. */
+  17: optional i64 failedLately
 }
 
 struct QueuesReply {

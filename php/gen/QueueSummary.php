@@ -104,6 +104,11 @@ class QueueSummary
             'isRequired' => false,
             'type' => TType::I32,
         ),
+        17 => array(
+            'var' => 'failedLately',
+            'isRequired' => false,
+            'type' => TType::I64,
+        ),
     );
 
     /**
@@ -192,6 +197,13 @@ class QueueSummary
      * @var int
      */
     public $clients = null;
+    /**
+     * How many attempts have failed in the last ten minutes whose jobs are tried again; in Redis, those of this sidecar alone; absent:
+     * none.
+     * 
+     * @var int
+     */
+    public $failedLately = null;
 
     public function __construct($vals = null)
     {
@@ -243,6 +255,9 @@ class QueueSummary
             }
             if (isset($vals['clients'])) {
                 $this->clients = $vals['clients'];
+            }
+            if (isset($vals['failedLately'])) {
+                $this->failedLately = $vals['failedLately'];
             }
         }
     }
@@ -378,6 +393,13 @@ class QueueSummary
                         $xfer += $input->skip($ftype);
                     }
                     break;
+                case 17:
+                    if ($ftype == TType::I64) {
+                        $xfer += $input->readI64($this->failedLately);
+                    } else {
+                        $xfer += $input->skip($ftype);
+                    }
+                    break;
                 default:
                     $xfer += $input->skip($ftype);
                     break;
@@ -470,6 +492,11 @@ class QueueSummary
         if ($this->clients !== null) {
             $xfer += $output->writeFieldBegin('clients', TType::I32, 16);
             $xfer += $output->writeI32($this->clients);
+            $xfer += $output->writeFieldEnd();
+        }
+        if ($this->failedLately !== null) {
+            $xfer += $output->writeFieldBegin('failedLately', TType::I64, 17);
+            $xfer += $output->writeI64($this->failedLately);
             $xfer += $output->writeFieldEnd();
         }
         $xfer += $output->writeFieldStop();

@@ -1,5 +1,6 @@
 //! `roster queue` and `roster enqueue`: jobs, the queues in which they wait, and what becomes of them.
 
+use std::cmp::Reverse;
 use std::fs;
 use std::io::{self, Read, Write};
 use std::time::{Duration, SystemTime};
@@ -16,6 +17,9 @@ use serde_json::{Value, json};
 
 use super::connection::{Connection, duration};
 use super::{Output, json, text};
+
+/// How many queues are named in a line that is of several.
+const MOST_QUEUES: usize = 4;
 
 /// List the queues, look at their jobs, retry and remove them, pause and resume
 #[derive(Debug, Args)]
@@ -324,6 +328,9 @@ impl List {
                     let queue = text::preview(it.name.as_bytes());
                     eprintln!("roster: {} for a `[[queue.limit]]` of {queue}", waiting(jobs.unsigned_abs()));
                 }
+                if let Some(failing) = failing(&queues) {
+                    eprintln!("roster: {failing}");
+                }
                 for it in queues.iter().filter(|it| unperformed(it) > 0) {
                     let (queue, jobs) = (text::preview(it.name.as_bytes()), waiting(it.waiting.unsigned_abs()));
                     let others = if is_counted(it) { "" } else { "; other hosts may" };
@@ -359,6 +366,7 @@ pub(super) fn document(it: &QueueSummary) -> Value {
         "dead": it.dead, "done": it.done, "bytes": it.bytes, "oldestWaiting": it.oldest_waiting,
         "enqueuedInLastMinute": it.enqueued_in_last_minute, "doneInLastMinute": it.done_in_last_minute,
         "buffered": it.buffered.unwrap_or(0), "bufferedSince": it.buffered_since, "limited": it.limited.unwrap_or(0),
+        "failedLately": it.failed_lately.unwrap_or(0),
         "workers": it.workers, "clients": it.clients,
     })
 }
@@ -396,6 +404,38 @@ pub(super) fn is_counted(it: &QueueSummary) -> bool {
 pub(super) fn unperformed(it: &QueueSummary) -> i64 {
     let by_nobody = it.workers == Some(0) && it.clients == Some(0);
     if by_nobody && !it.is_paused { it.waiting } else { 0 }
+}
+
+/// A line of failures after which jobs are tried again. None: there are none.
+pub(super) fn failing(queues: &[QueueSummary]) -> Option<String> {
+    let (failures, most, places) = of_each(queues, "in", |it| it.failed_lately.unwrap_or(0))?;
+    let failures = counted(failures, "failure");
+    Some(format!(
+        "{failures} in the last 10 minutes of jobs that are tried again{places}; `roster queue peek {most} delayed` tells why"
+    ))
+}
+
+/// How many there are, the queue that has the most, and how many each of those has that have the most. None: there are none.
+pub(super) fn of_each(
+    queues: &[QueueSummary],
+    preposition: &str,
+    count: impl Fn(&QueueSummary) -> i64,
+) -> Option<(u64, String, String)> {
+    let of = |it: &QueueSummary| (u64::try_from(count(it)).unwrap_or(0), text::preview(it.name.as_bytes()));
+    let mut each: Vec<_> = queues.iter().map(of).filter(|(count, _)| *count > 0).collect();
+    each.sort_by_key(|(count, _)| Reverse(*count));
+    let sum = |each: &[(u64, String)]| each.iter().map(|(count, _)| *count).sum::<u64>();
+    let most = each.first()?.1.clone();
+    if each.len() == 1 {
+        return Some((sum(&each), most.clone(), format!(" {preposition} {most}")));
+    }
+    let (shown, others) = each.split_at(each.len().min(MOST_QUEUES));
+    let mut places: Vec<_> = shown.iter().map(|(count, queue)| format!("{count} {preposition} {queue}")).collect();
+    if !others.is_empty() {
+        let (count, queues) = (sum(others), counted(others.len() as u64, "more queue"));
+        places.push(format!("{count} {preposition} {queues}"));
+    }
+    Some((sum(&each), most, format!(": {}", places.join(", "))))
 }
 
 /// Jobs a second.
@@ -623,7 +663,7 @@ mod tests {
     fn queues_are_a_table_with_the_age_of_the_oldest_that_waits() {
         let queue = |name: &str, is_paused, waiting, oldest: Option<i64>| {
             let name = name.to_owned();
-            QueueSummary::new(name, is_paused, waiting, 2, 3, 4, 2_048, oldest, 90, 0, None, None, 0, None, 5, 0)
+            QueueSummary::new(name, is_paused, waiting, 2, 3, 4, 2_048, oldest, 90, 0, None, None, 0, None, 5, 0, None)
         };
         let queues = [queue("img", true, 0, None), queue("mail\u{1b}", false, 1, Some(1_000))];
         assert_eq!(
@@ -640,7 +680,7 @@ mail\\u{1b}  open          5        1        2        3     4     0   1.5    0.0
     fn jobs_wait_for_nobody_where_it_is_known_that_neither_a_worker_nor_a_client_performs_them() {
         let queue = |is_paused, workers: Option<i32>, clients: Option<i32>| {
             let name = "mail".to_owned();
-            QueueSummary::new(name, is_paused, 7, 0, 0, 0, 0, None, 0, 0, None, None, 0, None, workers, clients)
+            QueueSummary::new(name, is_paused, 7, 0, 0, 0, 0, None, 0, 0, None, None, 0, None, workers, clients, None)
         };
         assert_eq!(unperformed(&queue(false, Some(0), Some(0))), 7);
         for (is_paused, workers, clients) in

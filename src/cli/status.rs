@@ -1,6 +1,5 @@
 //! `roster status`: what the sidecar is doing, at a glance.
 
-use std::cmp::Reverse;
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::io::{self, Write};
@@ -17,9 +16,6 @@ use super::{Output, json, queue, text};
 
 /// How many services are shown one by one.
 const MOST_SERVICES: usize = 10;
-
-/// How many queues are named that have dead jobs, or some that wait for a limit.
-const MOST_QUEUES: usize = 4;
 
 const HEADING: [&str; 10] =
     ["SOURCE", "KIND", "STATE", "AGE", "NODES", "SIZE", "RECONNECTS", "LEFT OUT", "DRIFT", "DETAIL"];
@@ -108,44 +104,24 @@ fn of_queues(read: anyhow::Result<(Vec<QueueSummary>, Option<String>)>) -> Strin
         Err(why) => (Vec::new(), Some(format!("{why:#}"))),
     };
     let mut text = trouble.map_or_else(String::new, |why| format!("\nqueues NOT IN ORDER: {}\n", text::line(&why)));
-    if let Some((dead, most, places)) = of_each(&queues, "in", |it| it.dead) {
+    if let Some((dead, most, places)) = queue::of_each(&queues, "in", |it| it.dead) {
         let dead = counted(dead, "dead job");
         let _ = writeln!(text, "\n{dead}{places}; `roster queue peek {most} dead` tells why");
     }
-    if let Some((left, _, places)) = of_each(&queues, "in", queue::unperformed) {
+    if let Some(failing) = queue::failing(&queues) {
+        let _ = writeln!(text, "\n{failing}");
+    }
+    if let Some((left, _, places)) = queue::of_each(&queues, "in", queue::unperformed) {
         let left = queue::waiting(left);
         let others = if queues.iter().all(queue::is_counted) { "" } else { " (other hosts may)" };
         let _ =
             writeln!(text, "\n{left} that nobody here performs{others}{places}; `roster queue list` tells of which");
     }
-    if let Some((limited, _, places)) = of_each(&queues, "of", |it| it.limited.unwrap_or(0)) {
+    if let Some((limited, _, places)) = queue::of_each(&queues, "of", |it| it.limited.unwrap_or(0)) {
         let limited = queue::waiting(limited);
         let _ = writeln!(text, "\n{limited} for a `[[queue.limit]]`{places}; `roster queue list` counts them");
     }
     text
-}
-
-/// How many there are, the queue that has the most, and how many each of those has that have the most. None: there are none.
-fn of_each(
-    queues: &[QueueSummary],
-    preposition: &str,
-    count: impl Fn(&QueueSummary) -> i64,
-) -> Option<(u64, String, String)> {
-    let of = |it: &QueueSummary| (u64::try_from(count(it)).unwrap_or(0), text::preview(it.name.as_bytes()));
-    let mut each: Vec<_> = queues.iter().map(of).filter(|(count, _)| *count > 0).collect();
-    each.sort_by_key(|(count, _)| Reverse(*count));
-    let sum = |each: &[(u64, String)]| each.iter().map(|(count, _)| *count).sum::<u64>();
-    let most = each.first()?.1.clone();
-    if each.len() == 1 {
-        return Some((sum(&each), most.clone(), format!(" {preposition} {most}")));
-    }
-    let (shown, others) = each.split_at(each.len().min(MOST_QUEUES));
-    let mut places: Vec<_> = shown.iter().map(|(count, queue)| format!("{count} {preposition} {queue}")).collect();
-    if !others.is_empty() {
-        let (count, queues) = (sum(others), counted(others.len() as u64, "more queue"));
-        places.push(format!("{count} {preposition} {queues}"));
-    }
-    Some((sum(&each), most, format!(": {}", places.join(", "))))
 }
 
 /// One line about workers that fail or are not ready. Stopped and finished ones are as they should be.
@@ -376,7 +352,8 @@ other   zookeeper  DOWN   1m 1s   1200  5.0 MiB           2         0      0  co
     #[test]
     fn jobs_that_are_dead_or_wait_for_a_limit_have_a_line_with_how_many_are_in_which_queue() {
         let queue = |name: &str, dead, limited: Option<i64>| {
-            QueueSummary::new(name.to_owned(), false, 9, 0, 0, dead, 0, None, None, None, None, None, 0, limited, 1, 0)
+            let name = name.to_owned();
+            QueueSummary::new(name, false, 9, 0, 0, dead, 0, None, None, None, None, None, 0, limited, 1, 0, None)
         };
         let queues = vec![queue("img", 0, None), queue("mail", 1, Some(2)), queue("post", 0, Some(1))];
         assert_eq!(
@@ -403,6 +380,25 @@ other   zookeeper  DOWN   1m 1s   1200  5.0 MiB           2         0      0  co
             let waits = format!("9 jobs wait that nobody here performs{others} in mial");
             assert_eq!(told, format!("\n{waits}; `roster queue list` tells of which\n"));
         }
+    }
+
+    #[test]
+    fn jobs_that_fail_and_are_tried_again_have_a_line_with_how_many_failures_of_which_queue() {
+        let queue = |name: &str, failed: Option<i64>| {
+            let name = name.to_owned();
+            QueueSummary::new(name, false, 0, 9, 0, 0, 0, None, 0, 0, None, None, 0, None, 1, 0, failed)
+        };
+        let queues = vec![queue("img", Some(1)), queue("mail", Some(2)), queue("post", None)];
+        assert_eq!(
+            of_queues(Ok((queues, None))),
+            "\n3 failures in the last 10 minutes of jobs that are tried again: 2 in mail, 1 in img; \
+             `roster queue peek mail delayed` tells why\n"
+        );
+        assert_eq!(
+            of_queues(Ok((vec![queue("img", Some(1))], None))),
+            "\n1 failure in the last 10 minutes of jobs that are tried again in img; \
+             `roster queue peek img delayed` tells why\n"
+        );
     }
 
     #[test]

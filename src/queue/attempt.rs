@@ -208,6 +208,7 @@ impl Change<'_, '_> {
         if failures > head.retries {
             return self.bury(id, &Head { failures, ..head.clone() }, error);
         }
+        self.note_failure(id, head.queue, error);
         let state = self.due_in(retry_delay(failures, fastrand::f64()));
         self.moved(id, head, &Head { failures, state, error: Some(cut(error, MAX_ERROR)), ..head.clone() })
     }
@@ -221,7 +222,10 @@ impl Change<'_, '_> {
         match (lost >= MAX_LOST, failures > head.retries) {
             (true, _) => self.bury(id, &dead, &lost_too_often(why)),
             (false, true) => self.bury(id, &dead, why),
-            (false, false) => self.moved(id, head, &next),
+            (false, false) => {
+                self.note_failure(id, head.queue, why);
+                self.moved(id, head, &next)
+            }
         }
     }
 }

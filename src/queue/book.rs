@@ -407,8 +407,13 @@ impl Queue {
 
 impl Recent {
     pub(super) fn add(&mut self, uptime: u64) {
+        self.add_many(1, uptime);
+    }
+
+    pub(super) fn add_many(&mut self, many: u32, uptime: u64) {
         self.pass_to(uptime / PART);
-        self.counts[(self.last % PARTS as u64) as usize] += 1;
+        let count = &mut self.counts[(self.last % PARTS as u64) as usize];
+        *count = count.saturating_add(many);
     }
 
     pub(super) fn count(mut self, uptime: u64) -> u64 {

@@ -3,6 +3,7 @@
 //! What is refused is refused before anything is written, so that it leaves the rest of its batch alone. What is damaged is
 //! passed over: no entry but those of the file itself keeps a transaction from being carried out.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -10,6 +11,7 @@ use super::Config;
 use super::book::{Book, Lease, read, written};
 use super::death::{Death, MAX_LOGGED};
 use super::engine::{EngineError, Txn, sound};
+use super::failures::Failure;
 use super::full::Bound;
 use super::job::{Head, Job, JobId, MAX_ERROR, State, Unique, body, cut, parts_of};
 use super::keys::{self, QueueNumber};
@@ -88,6 +90,8 @@ pub(super) struct Tally {
     pub(super) done: u64,
     /// Attempts that failed, or were lost.
     pub(super) failed: u64,
+    /// How many of these jobs are tried again, of each queue, and the first.
+    pub(super) retried: HashMap<QueueNumber, (u32, Failure)>,
     pub(super) died: u64,
     /// Some of these.
     pub(super) deaths: Vec<Death>,
@@ -236,6 +240,17 @@ impl Change<'_, '_> {
         }
         let state = State::Dead { since: self.now.wall };
         self.moved(id, head, &Head { state, error: Some(cut(error, MAX_ERROR)), ..head.clone() })
+    }
+
+    /// An attempt has failed, and its job is tried again.
+    pub(super) fn note_failure(&mut self, id: JobId, queue: QueueNumber, error: &str) {
+        if let Some((count, _)) = self.tally.retried.get_mut(&queue) {
+            *count = count.saturating_add(1);
+            return;
+        }
+        let name = self.content(id).map_or_else(|_| String::new(), |(name, _)| name);
+        let failure = Failure { id, name, error: cut(error, MAX_ERROR) };
+        self.tally.retried.insert(queue, (1, failure));
     }
 
     /// Takes a job from its place to another one.

@@ -17,8 +17,10 @@ use super::change::{Change, Fault, Now, Outcome, Refused, Tally, millis};
 use super::death::Death;
 use super::engine::{self, Engine, EngineError, NotOpened, Stamp, Txn, sound};
 use super::enqueue::Asker;
+use super::failures::Failure;
 use super::handed::{Back, Handed};
 use super::job::{Job, JobId};
+use super::keys::QueueNumber;
 use super::limit::Looks;
 use super::requests::Requests;
 use super::{ASK_SIZE, Config, Known, Place, Recurrences, Sources, Totals, keys};
@@ -404,6 +406,7 @@ impl Keeper {
         // Who has a job counts from now on.
         opened.book.leases.settle(began.elapsed().as_millis() as u64);
         self.publish(&opened.book);
+        self.note_failures(&opened.book, std::mem::take(&mut batch.tally.retried));
         if let Some(told) = self.recurrences.told() {
             self.known.recurring.store(Arc::new(told));
         }
@@ -464,8 +467,16 @@ impl Keeper {
         Ok(())
     }
 
+    fn note_failures(&self, book: &Book, retried: HashMap<QueueNumber, (u32, Failure)>) {
+        for (number, (attempts, first)) in retried {
+            if let Some(queue) = book.queues.get(&number) {
+                self.known.failures.note(&queue.name, attempts, || first);
+            }
+        }
+    }
+
     fn answer(&mut self, batch: Batch) {
-        let Tally { enqueued, attempts, done, failed, died, deaths } = batch.tally;
+        let Tally { enqueued, attempts, done, failed, died, deaths, .. } = batch.tally;
         let metrics = &self.metrics;
         for (counter, count) in [
             (&metrics.jobs_enqueued, enqueued),

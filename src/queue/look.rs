@@ -38,6 +38,8 @@ pub struct Overview {
     pub buffered: u64,
     pub buffered_since: Option<u64>,
     pub performed: Performed,
+    /// How many attempts have failed lately whose jobs are tried again. In Redis, those of this sidecar.
+    pub failed_lately: u64,
 }
 
 impl Change<'_, '_> {

@@ -16,6 +16,7 @@ mod delay;
 mod due;
 mod engine;
 mod enqueue;
+mod failures;
 mod full;
 mod handed;
 mod job;
@@ -49,6 +50,7 @@ use self::change::{Change, Outcome};
 pub use self::config::{Config, Defaults, Durability, Missed, Recurring};
 pub use self::control::Control;
 pub use self::enqueue::Asker;
+use self::failures::Failures;
 pub use self::full::Bound;
 use self::full::FullBounds;
 pub use self::handed::Handed;
@@ -120,6 +122,7 @@ struct Known {
     /// What changes with each transaction.
     now: Mutex<KnownNow>,
     recurring: ArcSwap<Vec<Recurs>>,
+    failures: Failures,
     /// How many transactions there have been.
     #[cfg(test)]
     transactions: std::sync::atomic::AtomicUsize,
@@ -387,7 +390,10 @@ impl Queues {
             (Backend::Disk(disk), place) => disk.ask(place, move |change| change.overviews(&after, most, sees)).await,
             (Backend::Redis(redis), place) => redis.overviews(place, after, most, sees).await,
         }?;
-        all.iter_mut().for_each(|it| it.performed = self.performers.of(&it.name));
+        for it in &mut all {
+            it.performed = self.performers.of(&it.name);
+            it.failed_lately = self.known.failures.of(&it.name);
+        }
         Ok(all)
     }
 

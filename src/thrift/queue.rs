@@ -518,6 +518,7 @@ impl From<Overview> for QueueSummary {
             limited: Some(it.limited as i64).filter(|count| *count > 0),
             workers: Some(it.performed.workers as i32),
             clients: Some(it.performed.clients as i32),
+            failed_lately: Some(it.failed_lately as i64).filter(|count| *count > 0),
         }
     }
 }

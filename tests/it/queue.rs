@@ -338,6 +338,37 @@ fn of_many_jobs_that_die_at_once_some_are_logged_and_the_rest_counted() {
 }
 
 #[test]
+fn jobs_that_fail_and_are_tried_again_are_told_by_the_log_once_a_minute_and_by_status() {
+    failures_are_told(&roster(SETTINGS));
+}
+
+/// By a sidecar of whose queues no job has failed yet, wherever it keeps them.
+pub(crate) fn failures_are_told(roster: &Roster) {
+    let job = |name: &str, retries: i32| {
+        let payload = Some(b"{}".to_vec());
+        NewJob { payload, retries: Some(retries), ..job(name) }
+    };
+    enqueue(roster, vec![job("first", 9), job("next", 9), job("next", 9), job("dies", 0)]);
+    let taken = take(roster, 9, 0);
+    assert_eq!(taken.len(), 4);
+    taken.iter().for_each(|job| update(roster, job, JobAction::FAIL).expect("it has the lease"));
+    roster.logs("a job is dead");
+    let log = roster.log();
+    let told: Vec<_> = log.lines().filter(|line| line.contains("jobs fail, and are tried again")).collect();
+    assert_eq!(told.len(), 1, "{log}");
+    let id = format!("id={}", taken[0].id);
+    let fields = ["WARN", "mail", "failures=1", id.as_str(), "job=first", "no route"];
+    assert!(fields.iter().all(|field| told[0].contains(field)), "{told:?}");
+    let line = "3 failures in the last 10 minutes of jobs that are tried again in mail; \
+                `roster queue peek mail delayed` tells why\n";
+    let status = prints(roster, &["status"]);
+    assert!(status.contains(&format!("\n{line}")), "{status}");
+    let listed = roster.cli(["queue", "list"]);
+    assert!(listed.wrong.contains(&format!("roster: {line}")), "{listed:?}");
+    assert_eq!(roster.cli(["queue", "list", "-o", "json"]).json()["queues"][0]["failedLately"], 3);
+}
+
+#[test]
 fn a_result_is_reported_that_is_as_large_as_a_payload_may_be() {
     let roster = roster(SETTINGS);
     let id = enqueue(&roster, vec![NewJob { keep_result_ms: Some(600_000), ..job("a") }])[0];

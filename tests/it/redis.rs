@@ -16,7 +16,7 @@ use crate::idl::{
     EnqueueRequest, InvalidRequest, Job, JobAction, JobQuery, JobState, JobUpdate, NewJob, NotFound, Overloaded,
     QueuesQuery, TRosterSyncClient, TakeJobsRequest,
 };
-use crate::queue::jobs_are_counted;
+use crate::queue::{failures_are_told, jobs_are_counted};
 
 fn roster(redis: &Redis, settings: &str) -> Roster {
     at(&redis.url(), settings)
@@ -179,6 +179,12 @@ fn a_death_loses_no_job_and_three_of_them_make_it_dead_until_it_is_retried() {
 fn status_counts_what_becomes_of_jobs() {
     let redis = Redis::start(&[]);
     jobs_are_counted(&connected(&redis, ""));
+}
+
+#[test]
+fn jobs_that_fail_and_are_tried_again_are_told_by_the_log_once_a_minute_and_by_status() {
+    let redis = Redis::start(&[]);
+    failures_are_told(&connected(&redis, ""));
 }
 
 #[test]

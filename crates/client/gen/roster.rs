@@ -12514,10 +12514,13 @@ pub struct QueueSummary {
   pub workers: Option<i32>,
   /// and how many clients have a `takeJobs` for it under way here.
   pub clients: Option<i32>,
+  /// How many attempts have failed in the last ten minutes whose jobs are tried again; in Redis, those of this sidecar alone; absent:
+  /// none.
+  pub failed_lately: Option<i64>,
 }
 
 impl QueueSummary {
-  pub fn new<F8, F9, F10, F11, F12, F13, F14, F15, F16>(name: String, is_paused: bool, waiting: i64, delayed: i64, running: i64, dead: i64, bytes: i64, oldest_waiting: F8, enqueued_in_last_minute: F9, done_in_last_minute: F10, buffered: F11, buffered_since: F12, done: F13, limited: F14, workers: F15, clients: F16) -> QueueSummary where F8: Into<Option<i64>>, F9: Into<Option<i64>>, F10: Into<Option<i64>>, F11: Into<Option<i64>>, F12: Into<Option<i64>>, F13: Into<Option<i64>>, F14: Into<Option<i64>>, F15: Into<Option<i32>>, F16: Into<Option<i32>> {
+  pub fn new<F8, F9, F10, F11, F12, F13, F14, F15, F16, F17>(name: String, is_paused: bool, waiting: i64, delayed: i64, running: i64, dead: i64, bytes: i64, oldest_waiting: F8, enqueued_in_last_minute: F9, done_in_last_minute: F10, buffered: F11, buffered_since: F12, done: F13, limited: F14, workers: F15, clients: F16, failed_lately: F17) -> QueueSummary where F8: Into<Option<i64>>, F9: Into<Option<i64>>, F10: Into<Option<i64>>, F11: Into<Option<i64>>, F12: Into<Option<i64>>, F13: Into<Option<i64>>, F14: Into<Option<i64>>, F15: Into<Option<i32>>, F16: Into<Option<i32>>, F17: Into<Option<i64>> {
     QueueSummary {
       name,
       is_paused,
@@ -12535,6 +12538,7 @@ impl QueueSummary {
       limited: limited.into(),
       workers: workers.into(),
       clients: clients.into(),
+      failed_lately: failed_lately.into(),
     }
   }
 }
@@ -12558,6 +12562,7 @@ impl TSerializable for QueueSummary {
     let mut f_14: Option<i64> = None;
     let mut f_15: Option<i32> = None;
     let mut f_16: Option<i32> = None;
+    let mut f_17: Option<i64> = None;
     loop {
       let field_ident = i_prot.read_field_begin()?;
       if field_ident.field_type == TType::Stop {
@@ -12629,6 +12634,10 @@ impl TSerializable for QueueSummary {
           let val = i_prot.read_i32()?;
           f_16 = Some(val);
         },
+        17 => {
+          let val = i_prot.read_i64()?;
+          f_17 = Some(val);
+        },
         _ => {
           i_prot.skip(field_ident.field_type)?;
         },
@@ -12660,6 +12669,7 @@ impl TSerializable for QueueSummary {
       limited: f_14,
       workers: f_15,
       clients: f_16,
+      failed_lately: f_17,
     };
     Ok(ret)
   }
@@ -12730,6 +12740,11 @@ impl TSerializable for QueueSummary {
     if let Some(fld_var) = self.clients {
       o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::I32, id: Some(16) })?;
       o_prot.write_i32(fld_var)?;
+      o_prot.write_field_end()?
+    }
+    if let Some(fld_var) = self.failed_lately {
+      o_prot.write_field_begin(&TFieldIdentifier { name: None, field_type: TType::I64, id: Some(17) })?;
+      o_prot.write_i64(fld_var)?;
       o_prot.write_field_end()?
     }
     o_prot.write_field_stop()?;

@@ -12,6 +12,7 @@ use tokio::sync::OwnedSemaphorePermit;
 use super::super::Place;
 use super::super::attempt::{Most, Update};
 use super::super::change::{Refused, millis};
+use super::super::failures::Failure;
 use super::super::handed::{Back, Handed};
 use super::super::job::{Job, JobId, MAX_TIMEOUT, Progress, State, lease_ms};
 use super::keys::Step;
@@ -362,6 +363,7 @@ impl Redis {
                 (next, _) => next,
             };
             let next = self.with_room(&record.queue, next).await?;
+            let is_dead = next.is_dead();
             let until = match &next {
                 Next::Kept(record) => match record.state {
                     State::Running { until } => Some(until),
@@ -375,12 +377,23 @@ impl Redis {
                     (Some(until), Some(lease)) => lease.until = asked + Duration::from_millis(until - latest),
                     _ => _ = leases.remove(&id),
                 }
-                let is_failure = matches!(update, Update::Fail { .. } | Update::Lose { .. });
-                self.metrics.job_failures.add(is_failure.into());
+                drop(leases);
+                if let Update::Fail { error } | Update::Lose { error } = update {
+                    self.note_failure(id, &record, error, is_dead);
+                }
                 return Ok(until);
             }
         }
         Err(Refused::Unavailable(format!("others change job {id} at the same time; try again")))
+    }
+
+    /// An attempt has failed: its job is dead, which is told by itself, or tried again.
+    pub(super) fn note_failure(&self, id: JobId, record: &Record, error: &str, is_dead: bool) {
+        self.metrics.job_failures.increment();
+        if !is_dead {
+            let failure = || Failure { id, name: record.name(), error: cut(error) };
+            self.known.failures.note(&record.queue, 1, failure);
+        }
     }
 
     /// A job that is done is gone, instead of kept for its result, where there is no room for that.

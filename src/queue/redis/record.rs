@@ -47,6 +47,12 @@ pub(super) enum Next {
     Kept(Box<Record>),
 }
 
+impl Next {
+    pub(super) fn is_dead(&self) -> bool {
+        matches!(self, Self::Kept(record) if matches!(record.state, State::Dead { .. }))
+    }
+}
+
 impl Record {
     pub(super) fn new(queue: String, state: State, item: &Item, text: String, now: u64) -> Self {
         let (extras, enqueued_at) = (item.extras.clone(), item.enqueued_at.unwrap_or(now));
@@ -78,8 +84,13 @@ impl Record {
     }
 
     pub(super) fn death(&self, id: JobId) -> Death {
-        let name = resque::read(self.item.as_bytes()).map_or_else(String::new, |item| item.name);
-        Death { queue: self.queue.clone(), id, name, error: self.extras.error.clone().unwrap_or_default() }
+        let error = self.extras.error.clone().unwrap_or_default();
+        Death { queue: self.queue.clone(), id, name: self.name(), error }
+    }
+
+    /// Empty: it is no job.
+    pub(super) fn name(&self) -> String {
+        resque::read(self.item.as_bytes()).map_or_else(String::new, |item| item.name)
     }
 
     pub(super) fn into_job(self, id: JobId, config: &Config) -> Job {
@@ -187,12 +198,11 @@ impl Record {
         if time == 0 {
             return Next::Done;
         }
-        let name = resque::read(self.item.as_bytes()).map_or_else(String::new, |item| item.name);
         let kept = Self {
             state: State::Done { until: now + time },
             extras: Extras { unique: None, error: None, ..self.extras.clone() },
             scheduled: None,
-            item: resque::named(&name),
+            item: resque::named(&self.name()),
             result: BASE64_STANDARD.encode(result),
             ..self.clone()
         };

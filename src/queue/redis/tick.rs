@@ -160,10 +160,11 @@ impl Redis {
         }
         match (record.state, record.scheduled) {
             (State::Running { .. }, _) => {
-                let lost = Update::Lose { error: "its lease ended".to_owned() };
-                let next = record.after(&lost, now, &self.config);
+                let error = "its lease ended".to_owned();
+                let next = record.after(&Update::Lose { error: error.clone() }, now, &self.config);
+                let is_dead = next.is_dead();
                 if self.apply(id, text, record, next).await? {
-                    self.metrics.job_failures.increment();
+                    self.note_failure(id, record, &error, is_dead);
                 }
             }
             // Of a build that had no marks, or others have taken its second from the schedule.
