@@ -237,7 +237,7 @@ impl Queue {
             Command::Job(job) => job.run(),
             Command::Retry(Retry { queue, id, connection, .. }) => {
                 let request = QueueControl { id, ..request(queue, QueueAction::RETRY) };
-                let retried = control(connection, &request)?;
+                let retried = control(&mut connection.client(), &request)?;
                 Ok(writeln!(io::stdout(), "{} again", waiting(retried))?)
             }
             Command::Purge(Purge { queue, state, connection }) => {
@@ -248,7 +248,7 @@ impl Queue {
                     Removable::Done => JobState::DONE,
                 };
                 let request = QueueControl { state: Some(state), ..request(queue, QueueAction::PURGE) };
-                let removed = control(connection, &request)?;
+                let removed = control(&mut connection.client(), &request)?;
                 Ok(writeln!(io::stdout(), "{} removed", counted(removed, "job"))?)
             }
             Command::Cancel(Cancel { id, connection }) => {
@@ -256,16 +256,25 @@ impl Queue {
                 Ok(writeln!(io::stdout(), "job {id} is removed")?)
             }
             Command::Pause(One { queue, connection }) => {
-                control(connection, &request(queue.clone(), QueueAction::PAUSE))?;
+                control(&mut connection.client(), &request(queue.clone(), QueueAction::PAUSE))?;
                 Ok(writeln!(io::stdout(), "{} is paused", text::preview(queue.as_bytes()))?)
             }
             Command::Resume(One { queue, connection }) => {
-                control(connection, &request(queue.clone(), QueueAction::RESUME))?;
+                control(&mut connection.client(), &request(queue.clone(), QueueAction::RESUME))?;
                 Ok(writeln!(io::stdout(), "{} is resumed", text::preview(queue.as_bytes()))?)
             }
             Command::Move(Move { queue, to, connection }) => {
-                let request = QueueControl { to: Some(to), ..request(queue, QueueAction::MOVE) };
-                Ok(writeln!(io::stdout(), "{} moved", counted(control(connection, &request)?, "job"))?)
+                let mut client = connection.client();
+                let request = QueueControl { to: Some(to.clone()), ..request(queue, QueueAction::MOVE) };
+                let moved = control(&mut client, &request)?;
+                writeln!(io::stdout(), "{} moved", counted(moved, "job"))?;
+                // They are moved, whether it is known how that queue stands or not.
+                let (queues, _) = read(&mut client).unwrap_or_default();
+                if queues.iter().any(|it| it.name == to && it.is_paused) {
+                    let to = text::preview(to.as_bytes());
+                    eprintln!("roster: {to} is paused: `roster queue resume {to}`");
+                }
+                Ok(())
             }
             Command::Recurring(recurring) => recurring.run(),
         }
@@ -300,8 +309,8 @@ fn other_queue(name: &str) -> Result<String, String> {
 }
 
 /// By turns, until there are no more jobs that it is for.
-fn control(connection: Connection, request: &QueueControl) -> anyhow::Result<u64> {
-    let (mut client, mut count) = (connection.client(), 0);
+fn control(client: &mut Client, request: &QueueControl) -> anyhow::Result<u64> {
+    let mut count = 0;
     loop {
         let reply = client.control_queue(request.clone())?;
         count += u64::try_from(reply.jobs)?;
@@ -330,6 +339,9 @@ impl List {
                 }
                 if let Some(failing) = failing(&queues) {
                     eprintln!("roster: {failing}");
+                }
+                if let Some(paused) = paused(&queues) {
+                    eprintln!("roster: {paused}");
                 }
                 for it in queues.iter().filter(|it| unperformed(it) > 0) {
                     let (queue, jobs) = (text::preview(it.name.as_bytes()), waiting(it.waiting.unsigned_abs()));
@@ -413,6 +425,14 @@ pub(super) fn failing(queues: &[QueueSummary]) -> Option<String> {
     Some(format!(
         "{failures} in the last 10 minutes of jobs that are tried again{places}; `roster queue peek {most} delayed` tells why"
     ))
+}
+
+/// A line of jobs that wait in queues that are paused. None: there are none.
+pub(super) fn paused(queues: &[QueueSummary]) -> Option<String> {
+    let held = |it: &QueueSummary| if it.is_paused { it.waiting } else { 0 };
+    let (jobs, most, places) = of_each(queues, "in", held)?;
+    let are = if queues.iter().filter(|it| held(it) > 0).count() == 1 { "is" } else { "are" };
+    Some(format!("{}{places}, which {are} paused: `roster queue resume {most}`", waiting(jobs)))
 }
 
 /// How many there are, the queue that has the most, and how many each of those has that have the most. None: there are none.

@@ -111,6 +111,9 @@ fn of_queues(read: anyhow::Result<(Vec<QueueSummary>, Option<String>)>) -> Strin
     if let Some(failing) = queue::failing(&queues) {
         let _ = writeln!(text, "\n{failing}");
     }
+    if let Some(paused) = queue::paused(&queues) {
+        let _ = writeln!(text, "\n{paused}");
+    }
     if let Some((left, _, places)) = queue::of_each(&queues, "in", queue::unperformed) {
         let left = queue::waiting(left);
         let others = if queues.iter().all(queue::is_counted) { "" } else { " (other hosts may)" };
@@ -398,6 +401,23 @@ other   zookeeper  DOWN   1m 1s   1200  5.0 MiB           2         0      0  co
             of_queues(Ok((vec![queue("img", Some(1))], None))),
             "\n1 failure in the last 10 minutes of jobs that are tried again in img; \
              `roster queue peek img delayed` tells why\n"
+        );
+    }
+
+    #[test]
+    fn jobs_that_wait_in_paused_queues_have_a_line_with_the_cure() {
+        let queue = |name: &str, is_paused, waiting| {
+            let name = name.to_owned();
+            QueueSummary::new(name, is_paused, waiting, 0, 0, 0, 0, None, 0, 0, None, None, 0, None, 0, 0, None)
+        };
+        assert_eq!(of_queues(Ok((vec![queue("img", true, 0), queue("old", true, 0)], None))), "");
+        assert_eq!(
+            of_queues(Ok((vec![queue("img", true, 0), queue("mail", true, 10)], None))),
+            "\n10 jobs wait in mail, which is paused: `roster queue resume mail`\n"
+        );
+        assert_eq!(
+            of_queues(Ok((vec![queue("img", true, 2), queue("mail", true, 10)], None))),
+            "\n12 jobs wait: 10 in mail, 2 in img, which are paused: `roster queue resume mail`\n"
         );
     }
 

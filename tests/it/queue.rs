@@ -256,6 +256,26 @@ fn jobs_are_moved_on_the_command_line_and_a_watch_tells_it() {
 }
 
 #[test]
+fn jobs_that_wait_in_a_paused_queue_are_told_by_status_and_whoever_moves_some_there_is_told() {
+    let roster = roster(SETTINGS);
+    enqueue(&roster, vec![job("a"), job("b")]);
+    prints(&roster, &["queue", "pause", "mail"]);
+    let line = "2 jobs wait in mail, which is paused: `roster queue resume mail`\n";
+    let status = prints(&roster, &["status"]);
+    assert!(status.contains(&format!("\n{line}")), "{status}");
+    let listed = roster.cli(["queue", "list"]);
+    assert!(listed.wrong.contains(&format!("roster: {line}")), "{listed:?}");
+    prints(&roster, &["enqueue", "post", "c", "{}"]);
+    let moved = roster.cli(["queue", "move", "post", "--to", "mail"]);
+    assert_eq!((moved.code, moved.clone().text().as_str()), (Some(0), "1 job moved\n"), "{moved:?}");
+    assert_eq!(moved.wrong, "roster: mail is paused: `roster queue resume mail`\n");
+    prints(&roster, &["queue", "resume", "mail"]);
+    let moved = roster.cli(["queue", "move", "post", "--to", "mail"]);
+    assert_eq!((moved.clone().text().as_str(), moved.wrong.as_str()), ("0 jobs moved\n", ""));
+    assert!(!prints(&roster, &["status"]).contains("paused"));
+}
+
+#[test]
 fn users_enqueue_and_see_their_own_and_only_whom_a_rule_names_performs() {
     if is_skipped_without_root() {
         return;
