@@ -10,7 +10,7 @@ use roster::clock::millis_since_1970;
 use roster::model::{address, view};
 use roster::thrift::client::Client;
 use roster::thrift::idl::{
-    DrainReply, DrainRequest, Instance, ServiceQuery, WithheldReply, WithheldTarget, Withholding,
+    DrainReply, DrainRequest, Instance, InstanceState, ServiceQuery, WithheldReply, WithheldTarget, Withholding,
 };
 use serde_json::{Value, json};
 
@@ -98,7 +98,8 @@ impl Drain {
             }
             return Ok(());
         };
-        if wait.is_some() && drained(&mut client, &service_name, &target)?.iter().any(|it| it.master_id.is_none()) {
+        if wait.is_some() && of_service(&mut client, &service_name, &target)?.0.iter().any(|it| it.master_id.is_none())
+        {
             return Err(Uncounted(target).into());
         }
         let duration_ms = i64::try_from(time.as_millis()).unwrap_or(i64::MAX);
@@ -106,7 +107,13 @@ impl Drain {
         let request = DrainRequest { service_name: service_name.clone(), target: target.clone(), duration_ms, reason };
         let reply = client.drain(request)?;
         warn(&reply);
-        let mut drained = drained(&mut client, &service_name, &target)?;
+        let (mut drained, others) = of_service(&mut client, &service_name, &target)?;
+        if !others.iter().any(can_be_called) {
+            let (service, target) = (text::line(&service_name), text::line(&target));
+            eprintln!(
+                "roster: no instance of {service} is left that can be called; `roster undrain {service} {target}` undoes it"
+            );
+        }
         match output {
             Output::Table => {
                 let target = text::preview(target.as_bytes());
@@ -128,7 +135,7 @@ impl Drain {
                 return Err(StillCalled(wait, under_way).into());
             }
             sleep(LOOK_INTERVAL);
-            drained = self::drained(&mut client, &service_name, &target)?;
+            (drained, _) = of_service(&mut client, &service_name, &target)?;
         }
     }
 }
@@ -148,18 +155,24 @@ fn warn(reply: &DrainReply) {
     }
 }
 
-/// The instances that this target drains.
-fn drained(client: &mut Client, service: &str, target: &str) -> anyhow::Result<Vec<Instance>> {
-    let (mut drained, mut cursor) = (Vec::new(), None);
+/// The instances of a service that this target drains, and the others.
+fn of_service(client: &mut Client, service: &str, target: &str) -> anyhow::Result<(Vec<Instance>, Vec<Instance>)> {
+    let (mut all, mut cursor) = (Vec::new(), None);
     loop {
         let query = ServiceQuery { service_name: Some(service.to_owned()), cursor, ..ServiceQuery::default() };
         let page = client.instances(query)?;
-        drained.extend(page.instances.into_iter().filter(|it| is_meant(it, target)));
+        all.extend(page.instances);
         cursor = page.cursor;
         if cursor.is_none() {
-            return Ok(drained);
+            return Ok(all.into_iter().partition(|it| is_meant(it, target)));
         }
     }
+}
+
+/// Whether it may be chosen. One that is ejected is, where there is no other.
+fn can_be_called(it: &Instance) -> bool {
+    let is_passed_over = it.held.as_ref().is_some_and(|held| held.passed_over);
+    it.state == InstanceState::UP && it.weight > 0 && it.drained.is_none() && !is_passed_over
 }
 
 fn is_meant(instance: &Instance, target: &str) -> bool {
@@ -245,8 +258,24 @@ and 7 more
     }
 
     #[test]
+    fn what_is_drained_disabled_or_has_no_weight_cannot_be_called_and_what_is_ejected_can() {
+        let (name, version, none) = ("db".to_owned(), "1.0.0".to_owned(), String::new());
+        let (group, zone, metadata) = (none.clone(), none, "{}".to_owned());
+        let (weight, up, master) = (100, InstanceState::UP, "m".to_owned());
+        let (endpoints, provenance) = (vec![], vec![]);
+        let it = Instance::new(
+            master, 0, name, version, group, zone, weight, metadata, up, endpoints, provenance, None, None, None,
+        );
+        let why = || Some(Withholding::new(1_000, 2_000, "new kernel".to_owned()));
+        assert!(can_be_called(&it) && can_be_called(&Instance { ejected: why(), ..it.clone() }));
+        assert!(!can_be_called(&Instance { drained: why(), ..it.clone() }));
+        assert!(!can_be_called(&Instance { weight: 0, ..it.clone() }));
+        assert!(!can_be_called(&Instance { state: InstanceState::DOWN, ..it }));
+    }
+
+    #[test]
     fn a_target_is_an_address_a_host_or_a_master() {
-        use roster::thrift::idl::{Endpoint, InstanceState};
+        use roster::thrift::idl::Endpoint;
         let instance = |master: Option<&str>, host: &str| {
             let endpoints = match master {
                 Some(_) => vec![],

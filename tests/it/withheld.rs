@@ -160,6 +160,7 @@ fn a_host_is_drained_for_all_until_it_no_longer_is() {
     assert!(ended.code == Some(2) && ended.wrong.contains("nobody knows when they are done"), "{ended:?}");
     assert!(told(&roster, "drained").is_empty(), "nothing was done by halves");
     let ended = drain(&roster, &["10.0.0.1", "--for", "30m", "--reason", "new kernel"]);
+    assert!(!ended.wrong.contains("can be called"), "{ended:?}");
     assert_eq!(ended.text(), "10.0.0.1 is drained for 30m: 5 instances\n");
     assert_eq!(drain(&roster, &["10.0.1.1:86", "--for", "2s"]).code, Some(0));
     let expected = ["10.0.0.1:80", "10.0.0.1:81", "10.0.0.1:82", "10.0.0.1:83", "10.0.0.1:84"];
@@ -184,7 +185,9 @@ fn a_host_is_drained_for_all_until_it_no_longer_is() {
         let ended = drain(&roster, arguments);
         assert_eq!(ended.code, Some(code), "{ended:?}");
     }
-    assert_eq!(drain(&roster, &["10.0.1.1", "--for", "1m"]).code, Some(0));
+    let last = drain(&roster, &["10.0.1.1", "--for", "1m"]);
+    let cure = "no instance of db is left that can be called; `roster undrain db 10.0.1.1` undoes it\n";
+    assert!(last.code == Some(0) && last.wrong.contains(cure), "{last:?}");
     let none = roster.cli(["resolve", "db"]);
     assert!(format!("{none:?}").contains("is drained"), "{none:?}");
     for host in ["10.0.0.1", "10.0.1.1"] {
