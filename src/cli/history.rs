@@ -11,6 +11,7 @@ use roster::thrift::idl::{HistoryQuery, ServiceQuery};
 use serde_json::json;
 
 use super::connection::{Connection, duration};
+use super::explain::never_had;
 use super::{Output, json, text};
 
 /// Print what happened to instances, when, and why, oldest first
@@ -57,6 +58,12 @@ impl History {
             let query = ServiceQuery { service_name: query.service_name.clone(), ..ServiceQuery::default() };
             let known = client.instances(query);
             known.inspect_err(|_| entries.iter().for_each(|entry| eprintln!("roster: {}", line(entry))))?;
+        }
+        if let (Some(service), Some(instance), true, false) =
+            (&query.service_name, &query.instance, entries.is_empty(), self.follow)
+            && let Some(absence) = never_had(&mut client, service, instance)?
+        {
+            return Err(absence.into());
         }
         if self.output == Output::Json && !self.follow {
             json::print(&json!({ "entries": entries, "notWritten": not_written }))?;

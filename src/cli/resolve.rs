@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use clap::{Args, ValueEnum};
 use roster::model::{self, view};
-use roster::thrift::client::age;
-use roster::thrift::idl::{self, Instance, ResolveRequest};
+use roster::thrift::client::{Client, age};
+use roster::thrift::idl::{self, Instance, ResolveRequest, ServiceQuery};
 use serde_json::{Value, json};
 
 use super::connection::{Connection, duration};
@@ -101,6 +101,12 @@ impl Resolve {
             ..ResolveRequest::of(self.service)
         };
         let mut client = self.connection.client();
+        for unknown in not_of(&mut client, &request) {
+            let (service, unknown) = (text::line(&request.service_name), text::preview(unknown.as_bytes()));
+            eprintln!(
+                "roster: no instance of `{service}` is {unknown}: --exclude takes host:port, or the id of a master"
+            );
+        }
         let Some(times) = self.times else {
             let reply = client.resolve(request)?;
             match self.output {
@@ -140,6 +146,22 @@ impl From<Balance> for idl::Balance {
             Balance::LeastLoad => Self::LEAST_LOAD,
         }
     }
+}
+
+/// Which of those that are to be excluded are no instances of the service. Where that is not known, none is told.
+fn not_of(client: &mut Client, request: &ResolveRequest) -> Vec<String> {
+    let mut unknown = request.exclude.clone().unwrap_or_default();
+    let mut query = ServiceQuery { service_name: Some(request.service_name.clone()), ..ServiceQuery::default() };
+    while !unknown.is_empty() {
+        let Ok(page) = client.instances(query.clone()) else { return Vec::new() };
+        let known: Vec<String> = page.instances.iter().map(address).collect();
+        unknown.retain(|it| !known.contains(it));
+        if page.cursor.is_none() {
+            break;
+        }
+        query.cursor = page.cursor;
+    }
+    unknown
 }
 
 fn document(instance: &Instance) -> Value {

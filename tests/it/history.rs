@@ -140,6 +140,13 @@ fn an_operator_learns_why_an_instance_is_served_or_not() {
         of_host.code == Some(1) && of_host.wrong.contains("of this host there are, or were: 10.0.0.5:81"),
         "{of_host:?}"
     );
+    let of = |instance: &str| scene.roster.cli(["history", "web", "--instance", instance]);
+    let never = of("10.0.0.5");
+    let told = "the service `web` has no instance 10.0.0.5; of this host there are, or were: 10.0.0.5:81";
+    assert!(never.code == Some(1) && never.told.is_empty() && never.wrong.contains(told), "{never:?}");
+    assert!(of("10.0.0.5:81").text().contains("VANISHED"), "what is gone has its history");
+    let lately = scene.roster.cli(["history", "web", "--instance", "10.0.0.5:81", "--since", "0s"]);
+    assert_eq!((lately.code, lately.wrong.as_str()), (Some(0), ""), "it was there");
     let past = explained(&["web"]).text();
     assert!(past.starts_with("the service web has no instances any more\n") && past.contains("VANISHED"), "{past}");
     let other = explained(&["com.acme.Foo", "10.0.0.6:1"]);

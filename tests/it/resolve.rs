@@ -40,8 +40,11 @@ fn one_is_resolved_and_the_distribution_follows_the_weights() {
     assert!((214..387).contains(&times(&a)), "{chosen:?}");
     let keyed = || scene.roster.cli(["resolve", "mail", "--key", "user:42"]).text();
     assert_eq!(keyed(), keyed());
-    let other = scene.roster.cli(["resolve", "mail", "--exclude", a.trim()]).text();
-    assert_eq!(other, b, "the third has no weight");
+    let other = scene.roster.cli(["resolve", "mail", "--exclude", a.trim()]);
+    assert_eq!((other.wrong.as_str(), other.clone().text()), ("", b.clone()), "the third has no weight");
+    let other = scene.roster.cli(["resolve", "mail", "--exclude", "127.0.0.1", "--exclude", a.trim()]);
+    let told = "roster: no instance of `mail` is 127.0.0.1: --exclude takes host:port, or the id of a master\n";
+    assert_eq!((other.wrong.as_str(), other.clone().text()), (told, b.clone()));
     let table = scene.roster.cli(["resolve", "mail", "-n", "50", "--key", "user:", "--prefer-zone", "a"]).text();
     assert!(table.starts_with("INSTANCE") && table.contains("100.0 %"), "{table}");
     for (arguments, told) in [

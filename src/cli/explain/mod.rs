@@ -8,6 +8,7 @@ use clap::{Args, Subcommand};
 use self::access::ExplainAccess;
 pub(crate) use self::access::Refused;
 use self::service::ExplainService;
+pub(crate) use self::service::never_had;
 
 /// Explain why the instances of a service are served or not
 ///

@@ -103,6 +103,25 @@ fn read(client: &mut Client, request: ExplainRequest) -> Result<ExplainReply, Er
     Ok(whole)
 }
 
+/// The error that a service has no such instance, and never had it, as far as is known. None: it has, or had.
+pub(crate) fn never_had(client: &mut Client, service: &str, instance: &str) -> anyhow::Result<Option<Error>> {
+    let (service, instance) = (service.to_owned(), instance.to_owned());
+    let query = HistoryQuery {
+        service_name: Some(service.clone()),
+        instance: Some(instance.clone()),
+        ..HistoryQuery::default()
+    };
+    let (entries, ..) = history::read(client, &query)?;
+    if entries.iter().any(|entry| entry.instance == instance) {
+        return Ok(None);
+    }
+    let reply = read(client, ExplainRequest::new(service.clone(), instance.clone(), None, None, None))?;
+    match reply.instances.is_empty() {
+        true => absence(client, service, instance, reply).map(Some),
+        false => Ok(None),
+    }
+}
+
 /// The error that there is no such instance, with what was last known of it.
 fn absence(client: &mut Client, service: String, instance: String, reply: ExplainReply) -> anyhow::Result<Error> {
     let query = HistoryQuery { service_name: Some(service.clone()), ..HistoryQuery::default() };
