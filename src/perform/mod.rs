@@ -18,7 +18,7 @@ use crate::mutant;
 use crate::queue::{Job, JobId, MAX_WEIGHT, MIN_LEASE, Most, Performing, Progress, Queues, Refused, Sources, Update};
 use crate::share::{KEPT_FOR_ADMINS, Pool, Share, Shares};
 use crate::task::{Stop, Tasks};
-use crate::tunnel::worker::JobReport;
+use crate::tunnel::worker::{JobReport, Performed};
 use crate::tunnel::{SendError, Status, StreamError};
 use crate::worker::{Addressee, End, Ended, NoAnswer, OfJobs, Performer};
 
@@ -296,6 +296,7 @@ impl Process {
     async fn perform(&self, job: Job) {
         let (lease, most) = ((job.id, job.attempt), job.timeout);
         let (leased, keeps_result) = (most.max(MIN_LEASE), job.keeps_result);
+        let performed = Performed { id: job.id, queue: job.queue.clone(), name: job.name.clone() };
         let data = Arguments::new(value(job));
         let _under_way = self.addressee.begin_job();
         let mut answer = pin!(self.addressee.answer(PERFORM, &data, &self.memory));
@@ -305,6 +306,7 @@ impl Process {
             until = self.begin(lease, most) => match until {
                 Some(until) => {
                     self.performing.begin(lease.0);
+                    self.addressee.performs(performed);
                     self.attend(lease, until, most, &mut answer).await
                 }
                 None => {
@@ -320,7 +322,10 @@ impl Process {
             // Until it is killed, if not before.
             match answer.await.map_err(update) {
                 Err(Some(Update::Lose { .. })) => self.end_of_connection().await,
-                _ => self.set_late(false),
+                _ => {
+                    self.addressee.has_performed(lease.0);
+                    self.set_late(false);
+                }
             }
             return self.forget(lease.0);
         };
@@ -335,6 +340,10 @@ impl Process {
             }),
             Err(why) => update(why),
         };
+        // Of one that it is lost with, it is told.
+        if !matches!(&update, Some(Update::Lose { .. })) {
+            self.addressee.has_performed(lease.0);
+        }
         let is_its_end = (is_death || self.held.borrow().is_turn_of(lease.0)) && !*self.life.borrow();
         match update {
             Some(Update::Lose { error }) if is_its_end => {

@@ -19,7 +19,7 @@ use crate::clock::millis_since_1970;
 use crate::model::shortened;
 use crate::queue::Begun;
 use crate::task::Stop;
-use crate::tunnel::worker::CallUnderWay;
+use crate::tunnel::worker::{CallUnderWay, Performed};
 use crate::worker::{
     Action, Controlled, GroupReport, Line, MAX_COUNT, Outcomes, Printed, Report, State, Usage, Which, WorkerNews,
     signal,
@@ -122,11 +122,16 @@ impl Api {
 
     /// A worker, and what the sidecar knows about its calls, and the job that it has begun.
     fn worker(&self, peer: &Peer, group: &str, report: Report, begun: &HashMap<i32, Begun>) -> Worker {
-        let Report { number, state, since, pid, restarts, why, retiring } = report;
+        let Report { number, state, since, pid, restarts, mut why, performed, retiring } = report;
+        if let Some(Performed { id, queue, name }) = performed {
+            let may_look = peer.identity.grant().performs(&queue);
+            why += &format!(" while it performed {}", what((&queue, &name, id), may_look));
+        }
         let (calls, doing) = pid.and_then(|pid| self.workers.calls(group, pid)).unzip();
         let job = pid.and_then(|pid| begun.get(&pid));
         let may_look = job.is_some_and(|job| peer.identity.grant().performs(&job.queue));
-        let performing = job.map(|job| CallUnderWay { what: what(job, may_look), since: job.since });
+        let performing =
+            job.map(|job| CallUnderWay { what: what((&job.queue, &job.name, job.id), may_look), since: job.since });
         let doing = [doing.flatten(), performing].into_iter().flatten().min_by_key(|it| it.since);
         Worker {
             name: name(group, number),
@@ -302,7 +307,7 @@ pub(super) fn outcomes_of(group: &str, outcomes: Outcomes) -> Vec<WorkerOutcome>
 }
 
 /// A job in words.
-fn what(Begun { id, queue, name, .. }: &Begun, may_look: bool) -> String {
+fn what((queue, name, id): (&str, &str, u64), may_look: bool) -> String {
     let [queue, name] = [queue, name].map(|name| shortened(name, MAX_JOB_NAME));
     if may_look { format!("{queue}/{name} {id}") } else { "a job".to_owned() }
 }

@@ -65,6 +65,8 @@ pub struct CallsUnderWay {
     jobs: watch::Sender<usize>,
     /// Since when it has taken too long for a job.
     late_since: Mutex<Option<Instant>>,
+    /// The job that it has begun; of one that has ended, the one with which it has.
+    performed: Mutex<Option<Performed>>,
 }
 
 #[derive(Debug, Default)]
@@ -78,6 +80,14 @@ pub struct CallUnderWay {
     /// `service.method`, cut if long.
     pub what: String,
     pub since: SystemTime,
+}
+
+/// A job that a worker has begun.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Performed {
+    pub id: u64,
+    pub queue: String,
+    pub name: String,
 }
 
 /// A process has a job while this exists.
@@ -125,6 +135,25 @@ impl CallsUnderWay {
     /// Whether it was ever handed one.
     pub fn had_job(&self) -> bool {
         self.had_job.load(Ordering::Relaxed)
+    }
+
+    /// Notes that it begins a job.
+    pub fn performs(&self, job: Performed) {
+        *self.job() = Some(job);
+    }
+
+    /// Notes that it is done with one.
+    pub fn has_performed(&self, id: u64) {
+        _ = self.job().take_if(|job| job.id == id);
+    }
+
+    /// The job that it has begun, and was not done with when it ended.
+    pub fn performed(&self) -> Option<Performed> {
+        self.job().clone()
+    }
+
+    fn job(&self) -> MutexGuard<'_, Option<Performed>> {
+        self.performed.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Notes whether it takes longer for a job than it may.

@@ -17,7 +17,7 @@ use crate::access::Client;
 use crate::model::Arguments;
 use crate::share::{Share, Taken};
 use crate::tunnel::value::memory_size;
-use crate::tunnel::worker::{CallUnderWay, CallsUnderWay, Event, JobReport, JobUnderWay, Report, Request};
+use crate::tunnel::worker::{CallUnderWay, CallsUnderWay, Event, JobReport, JobUnderWay, Performed, Report, Request};
 use crate::tunnel::{Handle, SendError, Silence, StreamError};
 
 /// How much memory one process's log messages and broadcasts may take per period; beyond that they wait, and their
@@ -276,6 +276,20 @@ impl Addressee {
     /// does to it.
     pub fn begin_job(&self) -> Option<JobUnderWay> {
         self.member.as_ref().ok().map(|(_, calls)| calls.begin_job())
+    }
+
+    /// Notes that it begins a job,
+    pub fn performs(&self, job: Performed) {
+        if let Ok((_, calls)) = &self.member {
+            calls.performs(job);
+        }
+    }
+
+    /// and that it is done with one.
+    pub fn has_performed(&self, id: u64) {
+        if let Ok((_, calls)) = &self.member {
+            calls.has_performed(id);
+        }
     }
 
     /// Notes whether it takes longer for a job than it may, or to end after one: after a while, it is killed then.

@@ -12,6 +12,7 @@ use super::config::{Config, Restart};
 use super::limits::Passed;
 use super::reaper::End;
 use crate::task::Backoff;
+use crate::tunnel::worker::Performed;
 
 /// The longest delay before retrying to create a socket.
 const MAX_SOCKET_DELAY: Duration = Duration::from_secs(5);
@@ -117,6 +118,8 @@ pub(super) struct Machine {
     restarts: u64,
     /// Why the previous process is gone, or could not be started.
     why: String,
+    /// The job that it performed when it ended for that reason.
+    performed: Option<Performed>,
     /// Whether that is because of its sockets.
     had_no_socket: bool,
 }
@@ -147,8 +150,9 @@ struct Child {
     killed: Option<String>,
     /// Why it does not end, though it was killed.
     stuck: Option<String>,
-    /// Whether it has ended, and was handed jobs.
+    /// Whether it has ended, and was handed jobs; and the one with which it has.
     had_jobs: bool,
+    performed: Option<Performed>,
 }
 
 impl Machine {
@@ -173,6 +177,7 @@ impl Machine {
             actions: Vec::new(),
             restarts: 0,
             why: String::new(),
+            performed: None,
             had_no_socket: false,
         }
     }
@@ -212,6 +217,11 @@ impl Machine {
         let stuck = self.current.iter().chain(&self.retiring).filter_map(|child| child.stuck.clone());
         let all: Vec<String> = std::iter::once(why).filter(|why| !why.is_empty()).chain(stuck).collect();
         all.join("; ")
+    }
+
+    /// The job that the process performed which has ended for the reason that is told.
+    pub(super) fn performed(&self) -> Option<Performed> {
+        self.performed.clone().filter(|_| self.why() == self.why)
     }
 
     /// The number of the next process.
@@ -326,6 +336,7 @@ impl Machine {
             let may_end_jobs = passed.as_ref().is_some_and(Passed::waits_for_jobs);
             self.retire(old, now + if may_end_jobs { MOST_FOR_JOBS } else { self.config.stop_timeout });
             self.why.clear();
+            self.performed = None;
             if let Some(passed) = passed {
                 let why = passed.why();
                 tracing::info!(worker = self.name, why, "a worker was replaced");
@@ -340,15 +351,16 @@ impl Machine {
             tracing::info!(worker = self.name, pid, ?after, "a worker is ready");
             if std::mem::take(&mut self.had_no_socket) {
                 self.why.clear();
+                self.performed = None;
             }
         }
         self.settle(now);
     }
 
-    /// A process has ended, and was handed jobs.
-    pub(super) fn had_jobs(&mut self, nth: u64) {
+    /// A process has ended, and was handed jobs; it has ended with this one.
+    pub(super) fn had_jobs(&mut self, nth: u64, performed: Option<Performed>) {
         if let Some(child) = self.child(nth) {
-            child.had_jobs = true;
+            (child.had_jobs, child.performed) = (true, performed);
         }
     }
 
@@ -380,6 +392,7 @@ impl Machine {
         let is_young = self.current.as_ref().is_some_and(|child| now.duration_since(child.begun) < youth);
         if matches!(limit, Passed::Connections(_)) {
             self.why.clone_from(&why);
+            self.performed = None;
         }
         self.passed = Some(limit);
         if is_young {
@@ -475,13 +488,18 @@ impl Machine {
             None if was_ready || is_over && is_well => ending.to_string(),
             None => ending.before_it_was_ready(),
         };
+        let told = match &child.performed {
+            Some(Performed { id, queue, name }) => format!("{why} while it performed {queue}/{name} {id}"),
+            None => why.clone(),
+        };
         if was_ready && is_well {
-            tracing::info!(worker = self.name, pid = child.pid, why, "a worker ended");
+            tracing::info!(worker = self.name, pid = child.pid, why = told, "a worker ended");
         }
         if matches!(ending, Ending::Short(_)) && self.why != why {
             tracing::warn!(worker = self.name, why, "a worker cannot be started yet; it is tried again");
         }
         self.why.clone_from(&why);
+        self.performed = child.performed;
         if let Some(successor) = self.successor.take() {
             self.restarts += 1;
             self.current = Some(successor);
@@ -501,14 +519,15 @@ impl Machine {
             self.restarts += 1;
             self.pause_for(self.config.restart_delay);
         } else {
-            self.failed(child.nth, &why, (was_ready, child.had_jobs), now);
+            self.failed(child.nth, (&why, &told), (was_ready, child.had_jobs), now);
         }
     }
 
     /// Counts a failure, and delays the next start; after too many failures, until requested. Failures without a ready
     /// process in between all count, however long each took. That of a process that was handed jobs does not: what kills
-    /// it is given up by itself, and the others are to be performed.
-    fn failed(&mut self, nth: u64, why: &str, (was_ready, had_jobs): (bool, bool), now: Instant) {
+    /// it is given up by itself, and the others are to be performed. The job that it performed is told in the log alone: who
+    /// commands workers need not see all queues.
+    fn failed(&mut self, nth: u64, (why, told): (&str, &str), (was_ready, had_jobs): (bool, bool), now: Instant) {
         let Config { start_retries, start_window, .. } = *self.config;
         if !had_jobs {
             self.failures.push_back(now);
@@ -519,13 +538,13 @@ impl Machine {
         }
         let (worker, failures) = (&self.name, self.failures.len());
         if failures > start_retries {
-            tracing::error!(worker, why, failures, "a worker is given up; `roster worker start` tries it again");
+            tracing::error!(worker, why = told, failures, "a worker is given up; `roster worker start` tries it again");
             self.rest = State::Fatal;
             self.answer(|awaited| awaited != Awaited::End, Err(why));
             return;
         }
         let pause = self.delays.delay();
-        tracing::warn!(worker, why, ?pause, "a worker failed, and is started again");
+        tracing::warn!(worker, why = told, ?pause, "a worker failed, and is started again");
         self.restarts += 1;
         self.rest = State::Backoff;
         self.answer(|awaited| is_due(awaited, nth), Err(why));
@@ -597,6 +616,7 @@ impl Machine {
             killed: None,
             stuck: None,
             had_jobs: false,
+            performed: None,
         }
     }
 

@@ -27,7 +27,7 @@ use super::pass::Passing;
 use super::reaper::{End, Ended};
 use super::slot::Shared;
 use crate::net::SharedSocket;
-use crate::tunnel::worker::CallsUnderWay;
+use crate::tunnel::worker::{CallsUnderWay, Performed};
 
 /// How long a process may take to execute its program.
 const LAUNCH_TIMEOUT: Duration = Duration::from_secs(30);
@@ -51,8 +51,8 @@ pub(super) enum News {
     Began(i32),
     Ready,
     Passed(Passed),
-    /// It has ended, and was handed jobs.
-    HadJobs,
+    /// It has ended, and was handed jobs: the one with which it has, if any.
+    HadJobs(Option<Performed>),
     /// It was killed but does not end, and why.
     Stuck(String),
 }
@@ -143,14 +143,15 @@ pub(super) async fn live(group: &Arc<Shared>, name: &str, mut asked: Deadline, t
                 group.members.hear(process, identity, events, reaching, &group.output, performers).await
             });
             tell(News::Began(pid));
-            let ending = process.run((progress, readiness), &mut asked, &tell).await;
-            if process.calls.had_job() {
-                tell(News::HadJobs);
-            }
-            ending
+            process.run((progress, readiness), &mut asked, &tell).await
         }
     };
+    let calls = process.calls.clone();
     process.over().await;
+    // What it has sent last is heard by now.
+    if calls.had_job() {
+        tell(News::HadJobs(calls.performed()));
+    }
     ending
 }
 

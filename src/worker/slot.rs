@@ -21,6 +21,7 @@ use super::process::{self, News};
 use super::requested::Requested;
 use super::sockets::Sockets;
 use crate::metrics::{Counter, Metrics};
+use crate::tunnel::worker::Performed;
 
 /// The state of a slot.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -34,6 +35,8 @@ pub struct Report {
     pub restarts: u64,
     /// Why the previous process is gone, or could not be started; empty: nothing happened.
     pub why: String,
+    /// The job that it performed when it ended for that reason.
+    pub performed: Option<Performed>,
     /// Processes that were replaced, and are still finishing what is under way.
     pub retiring: Vec<i32>,
 }
@@ -43,7 +46,7 @@ impl Report {
     /// A report with defaults.
     pub(super) fn of_tests() -> Self {
         let (since, why, retiring) = (SystemTime::UNIX_EPOCH, String::new(), Vec::new());
-        Self { number: 1, state: State::Running, since, pid: None, restarts: 0, why, retiring }
+        Self { number: 1, state: State::Running, since, pid: None, restarts: 0, why, performed: None, retiring }
     }
 }
 
@@ -101,6 +104,7 @@ impl Slot {
             pid: machine.pid(),
             restarts: machine.restarts(),
             why: machine.why(),
+            performed: machine.performed(),
             retiring: machine.retiring(),
         }
     }
@@ -160,7 +164,7 @@ impl Slot {
                             News::Began(pid) => machine.began(nth, pid),
                             News::Ready => machine.ready(nth, now),
                             News::Passed(limit) => machine.passed(nth, limit, now),
-                            News::HadJobs => machine.had_jobs(nth),
+                            News::HadJobs(performed) => machine.had_jobs(nth, performed),
                             News::Stuck(why) => machine.stuck(nth, &why, now),
                         });
                     };

@@ -490,6 +490,31 @@ fn a_job_that_ends_its_process_takes_no_other_with_it() {
 }
 
 #[test]
+fn a_process_that_ends_while_it_performs_a_job_is_told_with_that_by_the_log_and_to_who_may_perform_it() {
+    let roster = performing_by(
+        r"
+        $worker = Roster\Worker::fromEnvironment();
+        $worker->perform('mail', function (Roster\Job $job): void {
+            if ($job->name === 'exit') {
+                posix_kill(getmypid(), SIGKILL);
+            }
+        });
+        $worker->ready();
+        $worker->run();",
+        "",
+    );
+    let ids = add_all(&roster, &["quick", "exit"]);
+    let told = format!("it was ended by SIGKILL while it performed mail/exit {}", ids[1]);
+    eventually("WHY names the job", SOON, || {
+        let listed = prints(&roster, &["worker", "list"]);
+        ensure(listed.contains(&told), format!("{listed} {}", roster.log()))
+    });
+    let log = roster.log();
+    let line = log.lines().find(|line| line.contains("a worker failed, and is started again"));
+    assert!(line.is_some_and(|line| line.contains(&told)), "{log}");
+}
+
+#[test]
 fn it_is_told_which_process_performs_which_job_and_that_nobody_performs_a_queue() {
     let roster = performing("");
     let id = add_all(&roster, &["wait"])[0];

@@ -418,7 +418,7 @@ fn what_passes_a_hard_limit_is_killed_also_while_it_starts_or_ends() {
 fn a_process_that_jobs_kill_is_never_given_up() {
     let mut slot = Slot::running(|config| config.start_retries = 2);
     for nth in 1..=20 {
-        slot.machine.had_jobs(nth);
+        slot.machine.had_jobs(nth, None);
         assert!(matches!(slot.exits(nth, 255)[..], [Action::Pause(..)]));
         assert_eq!(slot.pause_is_over(), [Action::Begin(nth + 1)]);
         slot.ready(nth + 1);
@@ -430,6 +430,20 @@ fn a_process_that_jobs_kill_is_never_given_up() {
         slot.ready(nth + 1);
     }
     assert_eq!((slot.exits(23, 255), slot.machine.state()), (vec![], State::Fatal));
+}
+
+#[test]
+fn the_job_with_which_a_process_ended_is_known_as_long_as_that_is_why_it_is_gone() {
+    let mut slot = Slot::running(|_| {});
+    let job = Performed { id: 7, queue: "mail".into(), name: "send".into() };
+    slot.machine.had_jobs(1, Some(job.clone()));
+    slot.exits(1, 3);
+    assert_eq!((slot.machine.why(), slot.machine.performed()), ("it ended with code 3".to_owned(), Some(job)));
+    slot.pause_is_over();
+    slot.ready(2);
+    slot.machine.had_jobs(2, None);
+    slot.exits(2, 3);
+    assert_eq!((slot.machine.why(), slot.machine.performed()), ("it ended with code 3".to_owned(), None));
 }
 
 #[test]
