@@ -88,7 +88,7 @@ struct Job {
     /// The job's id
     #[arg(value_parser = job_id)]
     id: i64,
-    /// JSON has the payload, the keys, how far it is and for which time
+    /// JSON has the payload, too
     #[arg(short, long, value_enum, default_value_t = Output::Table)]
     output: Output,
     #[command(flatten)]
@@ -532,7 +532,7 @@ impl Job {
     fn run(self) -> anyhow::Result<()> {
         let job = self.connection.client().job(self.id)?.job;
         match self.output {
-            Output::Table => io::stdout().write_all(table_of_one(&job).as_bytes())?,
+            Output::Table => io::stdout().write_all(fields_of(&job).as_bytes())?,
             Output::Json => json::print(&document_of_job(&job))?,
         }
         Ok(())
@@ -584,20 +584,50 @@ fn table_of_jobs(jobs: &[idl::Job]) -> String {
     text::table(heading, &["ID", "PRIORITY", "ATTEMPT", "SIZE"], &rows)
 }
 
-fn table_of_one(it: &idl::Job) -> String {
-    let row = [
-        it.id.to_string(),
-        text::preview(it.queue.as_bytes()),
-        text::preview(it.name.as_bytes()),
-        state(it.state),
-        it.attempt.to_string(),
-        text::time(it.enqueued_at),
-        text::time(it.state_at.unwrap_or(0)),
-        worker(it),
-        text::preview(it.error.as_deref().unwrap_or("").as_bytes()),
+/// One job, a field a line; its error has as many lines as it has, none of which can be taken for a field.
+fn fields_of(it: &idl::Job) -> String {
+    let at = |moment: &str| format!("{}, {moment} {}", state(it.state), text::time(it.state_at.unwrap_or(0)));
+    let mut state = match it.state {
+        JobState::DELAYED => at("due"),
+        JobState::RUNNING => at("until its lease ends"),
+        JobState::DEAD => at("since"),
+        JobState::DONE => at("and forgotten"),
+        other => state(other),
+    };
+    if it.is_buffered == Some(true) {
+        state += ", in the buffer of this host until Redis has it";
+    }
+    let (failures, left) = (it.failures, it.retries.saturating_sub(it.failures).max(0));
+    let failures = match it.state {
+        JobState::DEAD | JobState::DONE => failures.to_string(),
+        _ => format!("{failures}; retries left: {left} of {}", it.retries),
+    };
+    let mut fields = vec![
+        ("ID", it.id.to_string()),
+        ("QUEUE", text::line(&it.queue)),
+        ("NAME", text::line(&it.name)),
+        ("STATE", state),
+        ("PRIORITY", it.priority.to_string()),
+        ("ATTEMPT", it.attempt.to_string()),
+        ("FAILURES", failures),
+        ("TIMEOUT", text::duration(it.timeout_ms)),
+        ("ENQUEUED", text::time(it.enqueued_at)),
     ];
-    let heading = ["ID", "QUEUE", "NAME", "STATE", "ATTEMPT", "ENQUEUED", "DUE/UNTIL/DIED", "WORKER", "ERROR"];
-    text::table(heading, &["ID", "ATTEMPT"], &[row])
+    fields.extend(it.due_at.map(|due| ("FOR THE TIME", text::time(due))));
+    fields.extend(it.unique_key.as_deref().map(|key| ("UNIQUE KEY", text::line(key))));
+    fields.extend(it.limit_key.as_deref().map(|key| ("LIMIT KEY", text::line(key))));
+    fields.extend(it.worker.as_ref().map(|_| ("WORKER", worker(it))));
+    fields.extend(it.progress.as_ref().map(|progress| {
+        let note = progress.note.as_deref().map_or_else(String::new, |note| format!(": {}", text::line(note)));
+        let since = progress.reported_at.map_or_else(String::new, |at| format!(", reported {}", text::time(at)));
+        ("PROGRESS", format!("{} %{since}{note}", progress.percent))
+    }));
+    let (what, bytes) = it.result.as_ref().map_or(("PAYLOAD", &it.payload), |result| ("RESULT", result));
+    fields.push((what, format!("{}; -o json has it", text::size(bytes.len() as i64))));
+    let error = it.error.iter().flat_map(|error| error.lines()).map(text::line);
+    fields.extend(error.enumerate().map(|(nth, line)| (if nth == 0 { "ERROR" } else { "" }, line)));
+    let width = fields.iter().map(|(name, _)| name.len()).max().unwrap_or(0);
+    fields.into_iter().map(|(name, value)| format!("{name:<width$}  {value}").trim_end().to_owned() + "\n").collect()
 }
 
 /// The worker of the sidecar that has it, and the process.
@@ -694,6 +724,62 @@ img         paused        5        0        2        3     4     0   1.5    0.0 
 mail\\u{1b}  open          5        1        2        3     4     0   1.5    0.0  2.0 KiB      1m
 "
         );
+    }
+
+    #[test]
+    fn a_job_has_a_field_a_line_and_its_error_is_whole_and_imitates_none() {
+        let (queue, name, error) = ("mail", "send\u{1b}[2J", "Error: no\u{1b}[2J route\nSTATE  done\r\n\nin /a.php:6");
+        let mut job = idl::Job::new(
+            7,
+            queue.to_owned(),
+            name.to_owned(),
+            b"{}".to_vec(),
+            JobState::DELAYED,
+            5,
+            2,
+            2,
+            25,
+            60_000,
+            1_000,
+            61_000,
+            error.to_owned(),
+            idl::JobProgress::new(40, "4 of 10\n".to_owned(), 2_000),
+            None,
+            None,
+            "k".to_owned(),
+            None,
+            None,
+            None,
+            None,
+        );
+        assert_eq!(
+            fields_of(&job),
+            "\
+ID          7
+QUEUE       mail
+NAME        send\\u{1b}[2J
+STATE       delayed, due 1970-01-01T00:01:01Z
+PRIORITY    5
+ATTEMPT     2
+FAILURES    2; retries left: 23 of 25
+TIMEOUT     1m
+ENQUEUED    1970-01-01T00:00:01Z
+UNIQUE KEY  k
+PROGRESS    40 %, reported 1970-01-01T00:00:02Z: 4 of 10\\n
+PAYLOAD     2 B; -o json has it
+ERROR       Error: no\\u{1b}[2J route
+            STATE  done
+
+            in /a.php:6
+"
+        );
+        (job.state, job.state_at, job.is_buffered, job.error) = (JobState::WAITING, None, Some(true), None);
+        let fields = fields_of(&job);
+        assert!(fields.contains("\nSTATE       waiting, in the buffer of this host until Redis has it\n"), "{fields}");
+        (job.state, job.state_at, job.is_buffered) = (JobState::DEAD, Some(1_000), None);
+        let fields = fields_of(&job);
+        assert!(fields.contains("\nSTATE       dead, since 1970-01-01T00:00:01Z\n"), "{fields}");
+        assert!(fields.contains("\nFAILURES    2\n") && !fields.contains("ERROR"), "{fields}");
     }
 
     #[test]

@@ -166,7 +166,7 @@ fn the_command_line_enqueues_looks_pauses_and_removes() {
     let second = prints(&roster, &once);
     assert_ne!(second, first, "the first one is handed out");
     let shown = prints(&roster, &["queue", "job", first.trim_end()]);
-    assert!(shown.contains("  running ") && shown.lines().count() == 2, "{shown}");
+    assert!(shown.contains("  running, until its lease ends 20") && shown.contains("\nPAYLOAD "), "{shown}");
     let shown = prints(&roster, &["queue", "job", second.trim_end(), "-o", "json"]);
     assert!(shown.contains(r#""state":"waiting""#) && shown.contains(r#""payload":"""#), "{shown}");
     assert_eq!(roster.cli(["queue", "job", "1"]).code, Some(1));
