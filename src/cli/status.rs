@@ -103,7 +103,9 @@ fn of_queues(read: anyhow::Result<(Vec<QueueSummary>, Option<String>)>) -> Strin
         Err(why) if matches!(why.downcast_ref(), Some(Error::Denied(_))) => return String::new(),
         Err(why) => (Vec::new(), Some(format!("{why:#}"))),
     };
-    let mut text = trouble.map_or_else(String::new, |why| format!("\nqueues NOT IN ORDER: {}\n", text::line(&why)));
+    // Of a buffer, each queue has a line.
+    let lines = |why: &str| text::printable(why.as_bytes()).replace('\n', "\n    ");
+    let mut text = trouble.map_or_else(String::new, |why| format!("\nqueues NOT IN ORDER: {}\n", lines(&why)));
     if let Some((dead, most, places)) = queue::of_each(&queues, "in", |it| it.dead) {
         let dead = counted(dead, "dead job");
         let _ = writeln!(text, "\n{dead}{places}; `roster queue peek {most} dead` tells why");

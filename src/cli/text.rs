@@ -4,7 +4,7 @@ use std::fmt::Write;
 use std::time::{Duration, UNIX_EPOCH};
 
 use bytesize::ByteSize;
-use roster::model::shortened;
+use roster::model::{lasted, shortened};
 
 /// Bytes of unknown origin as text that shows everything and moves no cursor: invalid UTF-8, control characters and
 /// invisible ones are escaped.
@@ -149,15 +149,7 @@ pub(crate) fn size(bytes: i64) -> String {
 
 /// Milliseconds as a duration of at most two units.
 pub(crate) fn duration(millis: i64) -> String {
-    let whole = Duration::from_millis(millis.unsigned_abs());
-    let rounded = match whole.as_secs() {
-        0 => whole,
-        1..60 => Duration::from_secs(whole.as_secs()),
-        secs @ 60..3_600 => Duration::from_secs(secs),
-        secs @ 3_600..86_400 => Duration::from_secs(secs / 60 * 60),
-        secs => Duration::from_secs(secs / 3_600 * 3_600),
-    };
-    humantime::format_duration(rounded).to_string()
+    lasted(millis.unsigned_abs())
 }
 
 /// A time in milliseconds since 1970, in UTC; 0 is unknown, and times beyond the year 9999 are not shown.

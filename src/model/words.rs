@@ -14,6 +14,18 @@ pub fn utc(ms: u64) -> String {
     humantime::format_rfc3339_seconds(UNIX_EPOCH + Duration::from_millis(ms.min(END))).to_string()
 }
 
+/// Milliseconds as a duration of at most two units.
+pub fn lasted(millis: u64) -> String {
+    let whole = Duration::from_millis(millis);
+    let rounded = match whole.as_secs() {
+        0 => whole,
+        secs @ 1..3_600 => Duration::from_secs(secs),
+        secs @ 3_600..86_400 => Duration::from_secs(secs / 60 * 60),
+        secs => Duration::from_secs(secs / 3_600 * 3_600),
+    };
+    humantime::format_duration(rounded).to_string()
+}
+
 /// A text, cut if it has more characters than `most`.
 pub fn shortened(text: &str, most: usize) -> Cow<'_, str> {
     match text.char_indices().nth(most) {

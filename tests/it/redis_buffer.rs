@@ -64,7 +64,8 @@ fn what_is_enqueued_while_redis_is_away_is_delivered_in_its_order_also_after_a_r
     eventually("it is told how many there are, and nothing of the others", SOON, || {
         let listed = roster.cli(["queue", "list"]);
         let told = listed.wrong;
-        let is_told = told.contains("4 jobs of mail are in the buffer") && told.contains(&redis.url());
+        let is_told =
+            told.contains("\n4 jobs of mail are in the buffer, the first for ") && told.contains(&redis.url());
         ensure(is_told && listed.code != Some(0), told)
     });
     redis.run();

@@ -19,12 +19,13 @@ use super::record::Record;
 use super::resque::{self, Item};
 use super::{Redis, no_matter, scripts};
 use crate::clock::{Moment, millis_since_1970};
+use crate::model::{counted, lasted};
 
 /// So many bytes of first jobs are looked at to see how long they have waited.
 const MAX_FIRST_BYTES: u64 = 1 << 20;
 
 /// So many queues are named of which jobs are in the buffer.
-const MAX_NAMED: usize = 20;
+const MAX_NAMED: usize = 10;
 
 /// A page has no more.
 const MAX_PAGE: u64 = 200;
@@ -80,7 +81,8 @@ impl Redis {
                     Err(failed) => {
                         let trouble =
                             buffer.trouble(&sees).map_or_else(String::new, |why| format!("; the buffer: {why}"));
-                        return Err(Refused::Unavailable(format!("{failed}{}{trouble}", in_buffer(&kept))));
+                        let kept = in_buffer(&kept, millis_since_1970(SystemTime::now()));
+                        return Err(Refused::Unavailable(format!("{failed}{trouble}{kept}")));
                     }
                 };
                 for Overview { name, waiting, oldest_waiting, .. } in kept {
@@ -242,13 +244,44 @@ impl Redis {
     }
 }
 
-/// How many of which queues wait in the buffer, and for how long.
-fn in_buffer(kept: &[Overview]) -> String {
-    let now = millis_since_1970(SystemTime::now());
-    let each = kept.iter().take(MAX_NAMED).map(|it| {
-        let waited = now.saturating_sub(it.oldest_waiting.unwrap_or(now)) / 1_000;
-        format!("; {} jobs of {} are in the buffer, the first for {waited} s", it.waiting, it.name)
+/// How many of which queues wait in the buffer, and for how long, a line each, the oldest first.
+fn in_buffer(kept: &[Overview], now: u64) -> String {
+    let mut all: Vec<&Overview> = kept.iter().collect();
+    all.sort_by_key(|it| it.oldest_waiting.unwrap_or(u64::MAX));
+    let each = all.iter().take(MAX_NAMED).map(|Overview { name, waiting, oldest_waiting, .. }| {
+        let are = if *waiting == 1 { "is" } else { "are" };
+        // Of those that are delayed or dead it is not known.
+        let since =
+            oldest_waiting.map_or_else(String::new, |at| format!(", the first for {}", lasted(now.saturating_sub(at))));
+        format!("\n{} of {name} {are} in the buffer{since}", counted(*waiting, "job"))
     });
-    let more = kept.len().saturating_sub(MAX_NAMED);
-    each.chain((more > 0).then(|| format!("; and those of {more} more queues"))).collect()
+    let more = all.len().saturating_sub(MAX_NAMED) as u64;
+    each.chain((more > 0).then(|| format!("\nand those of {}", counted(more, "more queue")))).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_in_the_buffer_is_told_a_line_for_each_queue_the_oldest_first() {
+        let kept = |name: &str, waiting, oldest_waiting| Overview {
+            name: name.to_owned(),
+            waiting,
+            oldest_waiting,
+            ..Overview::default()
+        };
+        let now = 10_000_000;
+        let all = [kept("img", 6, None), kept("mail", 2, Some(now - 61_000)), kept("post", 1, Some(now - 7_384_000))];
+        assert_eq!(
+            in_buffer(&all, now),
+            "\n1 job of post is in the buffer, the first for 2h 3m\
+             \n2 jobs of mail are in the buffer, the first for 1m 1s\
+             \n6 jobs of img are in the buffer"
+        );
+        let many: Vec<_> = (0..50).map(|nth| kept(&format!("q{nth}"), 1, Some(nth))).collect();
+        let told = in_buffer(&many, now);
+        assert!(told.lines().count() == 12 && told.ends_with("\nand those of 40 more queues"), "{told}");
+        assert_eq!(in_buffer(&[], now), "");
+    }
 }
