@@ -260,8 +260,10 @@ async fn it_is_known_how_many_perform_a_queue_and_which_process_has_which_job_un
     }
     let has_begun = |id| scene.queues.begun().get(&4711).is_some_and(|it| (it.id, it.queue.as_str()) == (id, "mail"));
     scene.becomes(ids[0], |_| has_begun(ids[0])).await;
+    let has = |id| scene.calls.performed().is_some_and(|it| (it.id, it.queue.as_str()) == (id, "mail"));
+    scene.becomes(ids[0], |_| has(ids[0])).await;
     scene.has_done(first);
-    scene.becomes(ids[1], |_| has_begun(ids[1])).await;
+    scene.becomes(ids[1], |_| has_begun(ids[1]) && has(ids[1])).await;
 
     let most = Most { jobs: 1, bytes: 1 };
     let queues = scene.queues.clone();
@@ -280,6 +282,7 @@ async fn it_is_known_how_many_perform_a_queue_and_which_process_has_which_job_un
     (scene.process, scene.life) = (None, watch::channel(false).0);
     scene.is_performed("mail", 0, 0).await;
     scene.becomes(ids[1], |_| scene.queues.begun().is_empty()).await;
+    assert_eq!(scene.calls.performed().map(|it| it.id), Some(ids[1]), "it ended with that one");
 }
 
 #[tokio::test(flavor = "multi_thread")]
