@@ -414,7 +414,7 @@ final class Worker
             return null;
         }
         return match (true) {
-            $isBusy, $line->hasMore() && $this->session->hasRoom() => 0.0,
+            $isBusy, $line->hasMore() && $this->session->hasRoom(), $line->end() !== null => 0.0,
             !$line->isWritten() || $this->leftAt !== null => self::RETRY_SECONDS,
             default => $this->link->patience(),
         };

@@ -83,13 +83,34 @@ final class LoopTest extends TestCase
         self::assertSame([], $this->log->receive());
     }
 
-    private function watch(string $name): void
+    /** @requires extension pcntl */
+    public function testAForkOfWhatServesAStreamServesNoOther(): void
+    {
+        $child = null;
+        $this->watch('one', function () use (&$child): void {
+            $child ??= pcntl_fork();
+        });
+        $this->watch('other');
+        $result = stream_socket_pair(STREAM_PF_UNIX, STREAM_SOCK_STREAM, 0);
+        $this->loop->wait([], [], 1);
+        if ($child === 0) {
+            fwrite($result[1], implode(' ', $this->served));
+            posix_kill(getmypid(), SIGKILL);
+        }
+        fclose($result[1]);
+        pcntl_waitpid($child, $status);
+        self::assertSame(['one', 'other'], $this->served);
+        self::assertSame('one', stream_get_contents($result[0]));
+    }
+
+    private function watch(string $name, ?\Closure $also = null): void
     {
         [$here, $there] = stream_socket_pair(STREAM_PF_UNIX, STREAM_SOCK_STREAM, 0);
         fwrite($there, 'x');
         $this->writers[] = $there;
-        $this->loop->watch($here, function () use ($name): void {
+        $this->loop->watch($here, function () use ($name, $also): void {
             $this->served[] = $name;
+            $also === null || $also();
         });
         $this->held[] = $here;
     }

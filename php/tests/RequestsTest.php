@@ -71,6 +71,22 @@ final class RequestsTest extends TestCase
         $this->assertRefused(new Requests($this->worker), Disconnected::class, 'it is gone');
     }
 
+    /** @requires extension pcntl */
+    public function testAForkAsksForNothing(): void
+    {
+        $requests = new Requests($this->worker);
+        $told = $this->child(static function () use ($requests): string {
+            try {
+                return stream_socket_get_name($requests->listen(self::ASKED), false);
+            } catch (Disconnected $told) {
+                return $told->getMessage();
+            }
+        });
+        self::assertStringContainsString('this is a fork', $told());
+        $this->answer();
+        $requests->listen(self::ASKED);
+    }
+
     /** Answers with a socket of its own; its name. */
     private function answer(): string
     {
