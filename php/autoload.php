@@ -14,11 +14,22 @@ spl_autoload_register(static function (string $class): void {
         'Roster\\' => __DIR__ . '/src/',
         'Thrift\\' => '/usr/lib/php/',
     ];
+    // What `open_basedir` leaves out is not there, and no application hears PHP's warning.
+    static $isFree = null;
+    $isFree ??= (string) ini_get('open_basedir') === '';
+    $isReadable = static function (string $file): bool {
+        set_error_handler(static fn (): bool => true);
+        try {
+            return is_readable($file);
+        } finally {
+            restore_error_handler();
+        }
+    };
     foreach ($folders as $prefix => $folder) {
         if (str_starts_with($class, $prefix)) {
             $file = $folder . strtr(substr($class, strlen($prefix)), '\\', '/') . '.php';
             // Unlike is_file, this asks no file system for what OPcache has.
-            if (stream_resolve_include_path($file) !== false) {
+            if (stream_resolve_include_path($file) !== false && ($isFree || $isReadable($file))) {
                 require $file;
             }
             return;

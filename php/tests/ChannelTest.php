@@ -289,6 +289,23 @@ final class ChannelTest extends TestCase
         $fake->await('connected', 'asked getMany', 'asked getMany');
     }
 
+    public function testAForkTakesNoPersistentConnectionOfItsParent(): void
+    {
+        $fake = new FakeSidecar([[Answer::nodes(['/a' => 'of the parent']), Answer::nodes(['/a' => 'again'])]]);
+        self::persistent($fake)->get('/a');
+        $child = pcntl_fork();
+        if ($child === 0) {
+            try {
+                Client::local($fake->address, '', '', timeouts: new Timeouts(readMs: 200), persistent: true)->get('/a');
+            } finally {
+                posix_kill(getmypid(), SIGKILL);
+            }
+        }
+        pcntl_waitpid($child, $status);
+        self::assertSame('again', self::persistent($fake)->get('/a')->data);
+        $fake->await('connected', 'asked getMany', 'asked getMany');
+    }
+
     private static function client(FakeSidecar $fake, ?Timeouts $timeouts = null): Client
     {
         return Client::local($fake->address, '', '', timeouts: $timeouts ?? Patient::timeouts());

@@ -126,6 +126,19 @@ final class TransportsTest extends TestCase
         self::assertSame(['of the file', ...array_fill(0, 6, $missing)], $told);
     }
 
+    public function testALibraryThatOpenBasedirLeavesOutIsNotThere(): void
+    {
+        $code = 'set_error_handler(static fn (int $level, string $message) => throw new ErrorException($message));'
+            . ' require $argv[1]; foreach (["/nonexistent/socket", null] as $socket) {'
+            . ' try { Roster\Client::local($socket)->status(); }'
+            . ' catch (Roster\Exception\Unavailable $failure) { echo $failure->getMessage(), "\n"; } }';
+        $root = dirname(__DIR__);
+        $command = PHP_BINARY . ' -d open_basedir=' . escapeshellarg($root) . ' -r ' . escapeshellarg($code);
+        exec("$command " . escapeshellarg("$root/autoload.php") . ' 2>&1', $told);
+        self::assertStringContainsString('/nonexistent/socket: Thrift\'s PHP library is not there', $told[0]);
+        self::assertMatchesRegularExpression('/Roster cannot be reached: .*(library is not there|not tried)/', $told[1]);
+    }
+
     public function testWithoutPosixItIsSaidThatTheUsersFoldersAreNotTried(): void
     {
         if (is_dir('/run/roster')) {

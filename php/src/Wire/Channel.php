@@ -30,6 +30,9 @@ final class Channel
     private const EACCES = 13;
     private const ETIMEDOUT = 110;
 
+    /** The process that keeps persistent connections: PHP would give its own ones to a fork, too. */
+    private static int $keeper = 0;
+
     /** @var ?resource */
     private $stream = null;
     /** The same, for asking the kernel who sends what arrives. */
@@ -116,19 +119,21 @@ final class Channel
     private function open(Deadline $deadline): void
     {
         $this->owner?->checkFile(substr($this->address, strlen('unix://')));
-        $this->stream = $this->dial($deadline);
-        if ($this->isPersistent && !$this->isIdle()) {
-            $this->close();
-            $this->stream = $this->dial($deadline);
-        }
         $this->process = getmypid();
+        self::$keeper = self::$keeper ?: $this->process;
+        $isPersistent = $this->isPersistent && self::$keeper === $this->process;
+        $this->stream = $this->dial($deadline, $isPersistent);
+        if ($isPersistent && !$this->isIdle()) {
+            $this->close();
+            $this->stream = $this->dial($deadline, $isPersistent);
+        }
         $this->socket = $this->owner === null ? null : Owner::socket($this->stream);
     }
 
     /** @return resource */
-    private function dial(Deadline $deadline)
+    private function dial(Deadline $deadline, bool $isPersistent)
     {
-        $flags = STREAM_CLIENT_CONNECT | ($this->isPersistent ? STREAM_CLIENT_PERSISTENT : 0);
+        $flags = STREAM_CLIENT_CONNECT | ($isPersistent ? STREAM_CLIENT_PERSISTENT : 0);
         $context = stream_context_create(['socket' => ['tcp_nodelay' => true]]);
         $connecting = new Deadline($this->timeouts->connectMs);
         for ($pause = self::FIRST_PAUSE_US;; $pause = min(2 * $pause, self::LONGEST_PAUSE_US)) {
