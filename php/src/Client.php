@@ -71,7 +71,7 @@ class Client
      *
      * @param ?string $socket the Unix socket, also as `unix:///path`; null: the one in /run/roster or in the user's
      *     runtime folder; empty: none
-     * @param ?string $tcp host and port; null or empty: none
+     * @param ?string $tcp host and port, also as `tcp://…`; null or empty: none
      * @param ?string $shared the shared file; null: the one next to the socket; empty: none
      * @param ?int $maxAge how many ms old an answer may be; null: any age
      * @param ?bool $persistent whether connections outlive the web request; null: except in the CLI
@@ -90,7 +90,7 @@ class Client
         string|int|null $user = null,
     ): self {
         self::checkAge($maxAge);
-        $tcp ??= '';
+        $tcp = self::hostAndPort($tcp ?? '');
         if ($user !== null && $tcp !== '') {
             throw new InvalidRequest('user', 'over TCP nobody knows who answers; leave out `tcp`');
         }
@@ -244,7 +244,7 @@ class Client
      * instead.
      *
      * @param array<string|int|array<string, mixed>> $requests each the name of a service, or the named arguments of
-     *     `resolve`: `['service' => 'user-service', 'key' => $id]`
+     *     `resolve` but for `maxAge`: `['service' => 'user-service', 'key' => $id]`
      * @return array<Resolved|Exception\NoInstance> with the keys of the requests
      */
     public function resolveMany(array $requests, ?int $maxAge = null): array
@@ -254,11 +254,15 @@ class Client
         if (count($requests) > 64) {
             throw new InvalidRequest('requests', 'more than 64 of them');
         }
-        try {
-            $wanted = static fn (string|int|array $it) => self::wanted(...(is_array($it) ? $it : ['service' => $it]));
-            $wanted = array_map($wanted, array_values($requests));
-        } catch (\Error $mistake) {
-            throw new InvalidRequest('requests', $mistake->getMessage());
+        $wanted = [];
+        foreach ($requests as $key => $request) {
+            try {
+                $wanted[] = self::wanted(...(is_array($request) ? $request : ['service' => $request]));
+            } catch (InvalidRequest $mistake) {
+                throw $mistake->within("requests[$key]");
+            } catch (\Error $mistake) {
+                throw new InvalidRequest("requests[$key]", $mistake->getMessage());
+            }
         }
         $found = $wanted === [] ? [] : $this->resolvedByFile($wanted, $maxAge);
         try {
@@ -507,8 +511,8 @@ class Client
      * Returns the services on offer, from the sidecar.
      *
      * @param array<string|int|float|bool> $metadata required metadata by key, as for `call`
-     * @return array<array<string, int>> how many masters offer each, by name and version, newest first. PHP turns the
-     *     key of a name such as `7` into an int; every method accepts that
+     * @return array<array<string, int>> how many instances of each there are, masters and others, by name and version,
+     *     newest first. PHP turns the key of a name such as `7` into an int; every method accepts that
      */
     public function services(?int $maxAge = null, array $metadata = []): array
     {
@@ -604,13 +608,14 @@ class Client
      *
      * The call is sent when the first value is requested, over a separate connection. Ending the iteration early aborts
      * it. Once it has yielded a value, no other master is tried; it may still fail. Arguments and exceptions are those
-     * of `call`.
+     * of `call`, without `metadata`.
      *
      * @param array<mixed> $args
      * @param int $timeoutMs how long all values may take together
      * @param string|int|null $master the id of the only acceptable master; null: any that offers the service
      * @param ?iterable<mixed> $input values to send to the method while it runs, through a stream parameter: only a PHP
-     *     master at this sidecar's own register supports that, and no other master is tried
+     *     master of reactphp-x/register-center at this sidecar's own register supports that, no `Roster\Worker`, and no other
+     *     master is tried
      * @return \Generator<int, mixed>
      */
     public function stream(
@@ -634,7 +639,8 @@ class Client
     }
 
     /**
-     * Calls a method on every master that offers the service. Each may fail separately; arguments as for `call`.
+     * Calls a method on every master that offers the service. Each may fail separately; arguments as for `call`, of
+     * which some have no meaning here.
      *
      * @param array<mixed> $args
      * @param ?string $version null: any
@@ -697,7 +703,9 @@ class Client
     /**
      * Enqueues a job, which is kept on the disk until it has been performed. When this returns, it is there.
      *
-     * A `CallFailed` that is `lost`, and a `CallTimedOut`, leave it unknown: with `unique` it is safe to do it again.
+     * A `CallFailed` that is `lost`, and a `CallTimedOut`, leave it unknown: with `unique` it is safe to do it again
+     * while the first one is not done (with `untilStart`: not handed out). The client itself sends such a job once more where
+     * the connection was lost.
      *
      * @param string $name what is to be done, the application's own word
      * @param mixed $args what it needs, kept as JSON
@@ -706,8 +714,10 @@ class Client
      * @param ?int $priority from 0, the most urgent, to 9; null: 5
      * @param ?string $unique no other job of the queue with this key is enqueued until this one is done
      * @param bool $untilStart whether it is unique only until it is handed out
-     * @param ?int $retries how often it is tried again if it fails; null: as the sidecar's `queue.retries` says
-     * @param ?int $attemptTimeoutMs how long one attempt may take; null: as the sidecar's `queue.timeout` says
+     * @param ?int $retries how often it is tried again if it fails; null: as the sidecar's
+     *     `[[queue.default]]` says for the queue, or `queue.retries`
+     * @param ?int $attemptTimeoutMs how long one attempt may take; null: as the sidecar's
+     *     `[[queue.default]]` says for the queue, or `queue.timeout`
      * @param ?string $limitKey jobs with the same one share the limits that the queue has of each key
      * @param ?int $keepResultMs how long it is kept with its result once it is done; null: as the sidecar's
      *     `queue.keep_results` says
@@ -964,6 +974,17 @@ class Client
             throw new InvalidRequest('socket', $why);
         }
         return $path;
+    }
+
+    private static function hostAndPort(string $tcp): string
+    {
+        $address = str_starts_with($tcp, 'tcp://') ? substr($tcp, strlen('tcp://')) : $tcp;
+        $colon = (int) strrpos($address, ':');
+        $port = substr($address, $colon + 1);
+        if ($address !== '' && ($colon === 0 || strspn($port, '0123456789') !== strlen($port) || $port === '')) {
+            throw new InvalidRequest('tcp', "`$tcp` is no host and port, such as `127.0.0.1:9090`");
+        }
+        return $address;
     }
 
     /** @throws InvalidRequest */

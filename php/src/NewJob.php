@@ -22,8 +22,10 @@ final class NewJob
      * @param ?int $priority from 0, the most urgent, to 9; null: 5
      * @param ?string $unique no other job of the queue with this key is enqueued until this one is done
      * @param bool $untilStart whether it is unique only until it is handed out
-     * @param ?int $retries how often it is tried again if it fails; null: as the sidecar's `queue.retries` says
-     * @param ?int $attemptTimeoutMs how long one attempt may take; null: as the sidecar's `queue.timeout` says
+     * @param ?int $retries how often it is tried again if it fails; null: as the sidecar's
+     *     `[[queue.default]]` says for the queue, or `queue.retries`
+     * @param ?int $attemptTimeoutMs how long one attempt may take; null: as the sidecar's
+     *     `[[queue.default]]` says for the queue, or `queue.timeout`
      * @param ?string $limitKey jobs with the same one share the limits that the queue has of each key
      * @param ?int $keepResultMs how long it is kept with its result once it is done; null: as the sidecar's
      *     `queue.keep_results` says

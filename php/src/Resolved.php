@@ -6,7 +6,7 @@ namespace Roster;
 
 /**
  * One instance of a service, chosen to be called: at a host and a port; or a master, through its connection
- * (`Client::call` with its id as `master`).
+ * (`Client::callOn` with its id).
  */
 final class Resolved
 {

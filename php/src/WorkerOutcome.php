@@ -8,7 +8,6 @@ namespace Roster;
 final class WorkerOutcome
 {
     /**
-     * @param ?string $error why it is not running, or has not ended; null: it is, or has
      * @param ?string $error why it does not run, or has not ended; null: it does, or has
      */
     public function __construct(public readonly string $worker, public readonly ?string $error)

@@ -145,12 +145,21 @@ final class ReportTest extends TestCase
         );
         self::assertSame(5, $roster->freshness()->revision);
         self::assertSame([], $roster->resolveMany([]));
-        foreach ([[['nothing' => 'db']], [['service' => 'db', 'color' => 'red']], array_fill(0, 65, 'db')] as $wrong) {
+        $mistakes = [
+            'requests[0]' => [['nothing' => 'db']],
+            'requests[1]' => ['db', ['service' => 'db', 'color' => 'red']],
+            'requests[b].service' => ['a' => 'db', 'b' => ['service' => '']],
+            'requests[b].metadata' => ['b' => ['service' => 'db', 'metadata' => ['zone' => null]]],
+            'requests' => array_fill(0, 65, 'db'),
+        ];
+        foreach ($mistakes as $field => $wrong) {
             try {
                 $roster->resolveMany($wrong);
                 self::fail('it is refused');
             } catch (InvalidRequest $mistake) {
-                self::assertSame('requests', $mistake->field);
+                self::assertSame($field, $mistake->field);
+                self::assertStringStartsWith("$field: ", $mistake->getMessage());
+                self::assertStringNotContainsString(': service', $mistake->getMessage());
             }
         }
         // Only the sidecar chooses by a zone, and there is none.

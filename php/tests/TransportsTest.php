@@ -139,6 +139,39 @@ final class TransportsTest extends TestCase
         self::assertMatchesRegularExpression('/Roster cannot be reached: .*(library is not there|not tried)/', $told[1]);
     }
 
+    public function testAnAddressIsThatOfAHostAndAPort(): void
+    {
+        foreach (['127.0.0.1', '9090', ':9090', 'tcp://', 'http://127.0.0.1:9090/', 'localhost:'] as $wrong) {
+            try {
+                Client::local('', $wrong, '');
+                $wrong === 'tcp://' || self::fail("$wrong was taken");
+            } catch (InvalidRequest $refusal) {
+                self::assertSame("tcp: `$wrong` is no host and port, such as `127.0.0.1:9090`", $refusal->getMessage());
+            }
+        }
+        $fake = new FakeSidecar([[Answer::nodes(['/a' => 'x'])]], isTcp: true);
+        self::assertSame('x', Patient::local('', "tcp://$fake->address", '')->get('/a')->data);
+    }
+
+    public function testWhatIsWrongWithAPathIsSaidInShort(): void
+    {
+        $long = str_repeat('x', 1 << 20);
+        $mistakes = [
+            '' => 'is not absolute: it does not begin with a slash', 'a/b' => 'is not absolute: it does not begin with a slash',
+            '/a/' => 'ends in a slash', '/a//b' => 'has an empty part', '/a/../b' => 'has a part `.` or `..`',
+            "/a\n" => 'has a control character', "/\xff" => 'is no UTF-8', '/.' => 'has a part `.` or `..`', $long => 'is not absolute',
+        ];
+        foreach ($mistakes as $path => $why) {
+            try {
+                Client::local('', '', '')->get($path);
+                self::fail("$path was taken");
+            } catch (InvalidRequest $refusal) {
+                self::assertStringContainsString("` $why", $refusal->getMessage());
+                self::assertLessThan(300, strlen($refusal->getMessage()));
+            }
+        }
+    }
+
     public function testWithoutPosixItIsSaidThatTheUsersFoldersAreNotTried(): void
     {
         if (is_dir('/run/roster')) {

@@ -12,4 +12,10 @@ final class InvalidRequest extends RosterException
     {
         parent::__construct("$field: $message");
     }
+
+    /** @internal the same mistake in one of several requests */
+    public function within(string $which): self
+    {
+        return new self("$which.$this->field", substr($this->getMessage(), strlen("$this->field: ")));
+    }
 }

@@ -4,7 +4,7 @@ declare(strict_types=1);
 
 namespace Roster\Exception;
 
-/** Thrown by what performs a job, it gives the job back: that is no failure, and it is performed again later. */
+/** Throw this while a job is performed to give it back: that is no failure, and it is performed again later. */
 final class JobReleased extends RosterException
 {
     /** @param int $delayMs for how long it is not performed */
