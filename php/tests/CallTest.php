@@ -19,6 +19,7 @@ use Roster\NewJob;
 use Roster\Read\Filter;
 use Roster\Tests\Support\Answer;
 use Roster\Tests\Support\FakeSidecar;
+use Roster\Tests\Support\Folder;
 use Roster\Tests\Support\Patient;
 use Roster\Thrift;
 use Roster\Timeouts;
@@ -222,6 +223,28 @@ final class CallTest extends TestCase
             pcntl_signal(SIGALRM, SIG_DFL);
         }
         self::assertSame([], $tcp->seen());
+    }
+
+    public function testASignalHandlerAsksOverAConnectionOfItsOwn(): void
+    {
+        $folder = new Folder();
+        // The fake serves one connection after the other: another one serves the second.
+        $fake = new FakeSidecar([[self::returned(['1'], pauseMs: 2_000)]], "$folder->path/one.sock");
+        $roster = Client::local($fake->address, '', '', timeouts: Patient::timeouts());
+        pcntl_async_signals(true);
+        pcntl_signal(SIGALRM, static function () use ($folder, $roster, &$inner, &$other): void {
+            rename("$folder->path/one.sock", "$folder->path/old.sock");
+            $other = new FakeSidecar([[Answer::nodes(['/a' => 'x'])]], "$folder->path/one.sock");
+            $inner = $roster->get('/a')->data;
+        });
+        pcntl_alarm(1);
+        try {
+            $outer = $roster->call('users', 'find')->value;
+        } finally {
+            pcntl_alarm(0);
+            pcntl_signal(SIGALRM, SIG_DFL);
+        }
+        self::assertSame([1, 'x'], [$outer, $inner]);
     }
 
     public static function thrown(): array

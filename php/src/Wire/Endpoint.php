@@ -43,13 +43,14 @@ final class Endpoint
     private ?Frames $frames = null;
     private ?Thrift\RosterClient $client = null;
     private ?Deadline $rest = null;
+    private bool $isBusy = false;
 
     public function __construct(
         private readonly Transport $transport,
         string $address,
         private readonly Timeouts $timeouts,
         bool $isPersistent,
-        ?Owner $owner,
+        private readonly ?Owner $owner,
     ) {
         $this->channel = new Channel($address, $timeouts, $isPersistent, $owner);
     }
@@ -422,7 +423,8 @@ final class Endpoint
     public function watchWorkers(int $since, int $waitMs): Answer
     {
         return $this->follow($waitMs, function (Thrift\RosterClient $roster) use ($since, $waitMs): Answer {
-            $reply = $roster->watchWorkers(new Thrift\WatchWorkersRequest(['since' => $since, 'timeoutMs' => Values::narrowed($waitMs)]));
+            $request = new Thrift\WatchWorkersRequest(['since' => $since, 'timeoutMs' => Values::narrowed($waitMs)]);
+            $reply = $roster->watchWorkers($request);
             $freshness = new Freshness($reply->cursor, 0, Origin::Live, true, $this->transport);
             $kind = $since === 0 ? ChangeKind::Present : ChangeKind::Changed;
             $change = static fn (Thrift\Worker $worker) => new WorkerChange($kind, $worker->name, Values::worker($worker));
@@ -626,8 +628,14 @@ final class Endpoint
     /** Asks, and converts errors to this package's. Any missing part of an answer fails here. */
     private function ask(Deadline $deadline, callable $question, int $patienceMs, bool $isRepeatable): object|array
     {
+        if ($this->isBusy) {
+            // A signal handler asks while a request waits.
+            $other = new self($this->transport, $this->target(), $this->timeouts, false, $this->owner);
+            return $other->ask($deadline, $question, $patienceMs, $isRepeatable);
+        }
         Quiet::begin();
         try {
+            $this->isBusy = true;
             $client = $this->client ??= $this->client();
             $this->frames->begin($deadline, $patienceMs, $isRepeatable);
             return $question($client);
@@ -668,6 +676,7 @@ final class Endpoint
             throw new Exception\TransportFailed($why, isSent: true, isStrange: true);
         } finally {
             Quiet::end();
+            $this->isBusy = false;
         }
     }
 
