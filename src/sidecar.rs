@@ -101,7 +101,7 @@ impl Sidecar {
         begin_closing()?;
         let limit = raise_limit();
         let config = &config.within(limit);
-        let access = Access::new(Policy::new(&config.access, &config.allow)?);
+        let access = Access::new(policy(config)?);
         if let Some((setting, why)) = foreign_folders(config).next() {
             return Err(StartError::Folder(setting, why));
         }
@@ -254,7 +254,7 @@ impl Sidecar {
     /// Puts the access rules of another configuration in force; everything else requires a restart, and so does
     /// removing all rules: a file that is just being written has none either.
     pub fn replace_access(&self, config: &Config) -> Result<(), AccessError> {
-        let policy = Policy::new(&config.access, &config.allow)?;
+        let policy = policy(config)?;
         if self.access.has_rules() && !policy.has_rules() {
             return Err(AccessError::NoRules);
         }
@@ -303,6 +303,11 @@ impl Sidecar {
             cut => tracing::warn!(%cut, deadline = ?self.stop_timeout, "stopped; some tasks had to be cut"),
         }
     }
+}
+
+/// The access rules of a configuration.
+fn policy(config: &Config) -> Result<Policy, UnknownName> {
+    Ok(Policy::new(&config.access, &config.allow)?.read_from(config.read_from.as_deref()))
 }
 
 /// Workers that outlive neither the sidecar nor a failed start.

@@ -215,7 +215,8 @@ impl Identity {
                 Client::Tcp => "--tcp".to_owned(),
                 Client::Unix { uid, .. } => format!("--user {uid}"),
             };
-            format!("`roster explain access {subject}`, as root, shows which rule decides")
+            let file = self.policy.file_option();
+            format!("`roster explain access {subject}{file}`, as root, shows which rule decides")
         })
     }
 

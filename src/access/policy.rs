@@ -1,5 +1,6 @@
 //! Policies: the rules, with users and groups resolved to the kernel's numbers.
 
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use nix::unistd::{Gid, Group, Uid, User, geteuid};
@@ -8,6 +9,9 @@ use super::{Client, Config, Grant, Rule, Subject};
 
 /// The ID of all users, or groups, that a namespace does not map, unless Linux reports another.
 const OVERFLOW: u32 = 65_534;
+
+/// The configuration file that `roster explain access` finds by itself, whoever asks.
+const DEFAULT_FILE: &str = "/etc/roster/roster.toml";
 
 /// The rules in force.
 #[derive(Debug)]
@@ -22,6 +26,8 @@ pub struct Policy {
     /// The grant where no rule matches a client.
     user: Arc<Grant>,
     tcp: Arc<Grant>,
+    /// The file that it was read from, unless that is the default one.
+    file: Option<PathBuf>,
 }
 
 /// A subject as the kernel identifies it.
@@ -82,7 +88,24 @@ impl Policy {
             admin: Arc::new(Grant::admin()),
             user: Arc::new(user),
             tcp: Arc::new(tcp),
+            file: None,
         })
+    }
+
+    /// The same policy, known to be of this configuration file.
+    pub fn read_from(self, file: Option<&Path>) -> Self {
+        Self { file: file.filter(|file| *file != Path::new(DEFAULT_FILE)).map(Path::to_owned), ..self }
+    }
+
+    /// The option of `roster explain access` that names the policy's file, where it has to be named, after a space.
+    pub(super) fn file_option(&self) -> String {
+        let Some(file) = &self.file else { return String::new() };
+        let file = file.to_string_lossy();
+        let is_plain = file.chars().all(|it| it.is_alphanumeric() || "/._-+@:,=%".contains(it));
+        match is_plain {
+            true => format!(" --config {file}"),
+            false => format!(" --config '{}'", file.replace('\'', r"'\''")),
+        }
     }
 
     /// The grant of a client. `groups` are the supplementary groups of its process; they are looked up only if needed.

@@ -1,5 +1,7 @@
 //! Which client gets which grant, and what each allows.
 
+use std::path::Path;
+
 use super::*;
 
 /// Never the number of this process's own user, even if that is root.
@@ -125,4 +127,22 @@ fn what_is_denied_is_told_by_name_alone_with_who_asks_and_the_cure() {
         "uid 33033 may not read /b; `roster explain access --user 33033`, as root, shows which rule decides"
     );
     assert!(identity.may_command().expect_err("denied").to_string().contains("root"));
+}
+
+#[test]
+fn the_cure_of_a_denial_names_the_file_that_explain_does_not_find_by_itself() {
+    let denied = |file: Option<&str>| {
+        let policy = Policy::new(&Config::default(), &[rule("user = '33033'\nread = ['/a']")]).expect("names");
+        let access = Access::new(policy.read_from(file.map(Path::new)));
+        access.identify(unix(WEB), Vec::new).may_read(&path("/b")).expect_err("denied").to_string()
+    };
+    for (file, option) in [
+        (None, ""),
+        (Some("/etc/roster/roster.toml"), ""),
+        (Some("/tmp/allow.toml"), " --config /tmp/allow.toml"),
+        (Some("/tmp/our rules.toml"), " --config '/tmp/our rules.toml'"),
+    ] {
+        let message = denied(file);
+        assert!(message.contains(&format!("`roster explain access --user 33033{option}`, as root")), "{message}");
+    }
 }

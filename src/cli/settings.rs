@@ -5,7 +5,7 @@ use std::fmt;
 use std::fs;
 use std::io;
 use std::os::unix::fs::MetadataExt;
-use std::path::{Path, PathBuf};
+use std::path::{self, Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
 use clap::Args;
@@ -151,7 +151,10 @@ fn changed(seconds: i64, nanoseconds: i64) -> SystemTime {
 
 fn loaded(config: Result<Config, Diagnostics>, origin: Origin) -> anyhow::Result<Loaded> {
     match config {
-        Ok(config) => Ok(Loaded { config, origin }),
+        Ok(config) => {
+            let read_from = origin.file.as_ref().map(|path| path::absolute(path).unwrap_or_else(|_| path.clone()));
+            Ok(Loaded { config: Config { read_from, ..config }, origin })
+        }
         Err(diagnostics) => Err(anyhow::Error::from(diagnostics).context(origin)),
     }
 }

@@ -55,6 +55,9 @@ pub struct Config {
     pub queue: queue::Config,
     pub log: Log,
     pub sidecar: Sidecar,
+    /// Its file, where it is one that a command can be told of.
+    #[serde(skip)]
+    pub read_from: Option<PathBuf>,
 }
 
 /// `[log]`.

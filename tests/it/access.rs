@@ -276,10 +276,28 @@ fn what_a_user_may_do_is_explained_from_the_configuration() {
     assert_eq!(explain(&["call", "mail.send", "--user", &web]), (code, text), "options may follow");
     let (code, text) = explain(&["--user", &web, "read", "/a"]);
     assert_eq!((code, text.contains("may not read /a")), (Some(8), true), "{text}");
+    for (of, what) in [("enqueue", "may not enqueue jobs into img"), ("perform", "may not perform jobs of img")] {
+        let (code, text) = explain(&["--user", &web, of, "img"]);
+        assert_eq!((code, text.contains(what)), (Some(8), true), "{text}");
+        let (code, text) = explain(&["--user", "root", of, "img"]);
+        assert!(code == Some(0) && text.ends_with("allowed\n"), "{text}");
+    }
     let (code, text) = explain(&["--tcp", "command"]);
     assert_eq!((code, text.contains("no `[[allow]]` is for it")), (Some(8), true), "{text}");
     let (code, text) = explain(&["--user", "nobody-has-this-name"]);
     assert_eq!((code, text.contains("there is no user")), (Some(2), true), "{text}");
+}
+
+#[test]
+fn an_explanation_of_the_demonstrations_configuration_says_so_first() {
+    if Path::new("/etc/roster/roster.toml").exists() {
+        return;
+    }
+    let home = tempfile::tempdir().expect("a folder");
+    let mut explain = binary();
+    explain.args(["explain", "access", "--tcp"]).env("HOME", home.path()).env_remove("XDG_CONFIG_HOME");
+    let text = Ended::of(&mut explain).text();
+    assert!(text.starts_with("The configuration: the demonstration's; there is no /etc/roster/roster.toml"), "{text}");
 }
 
 #[test]

@@ -48,6 +48,10 @@ enum Action {
         #[arg(value_name = "SERVICE.METHOD", value_parser = crate::cli::call::service_and_method)]
         method: (String, String),
     },
+    /// Whether it may enqueue jobs into this queue
+    Enqueue { queue: String },
+    /// Whether it may perform jobs of this queue, and look at them
+    Perform { queue: String },
     /// Whether it may command masters and workers
     Command,
 }
@@ -72,13 +76,20 @@ impl ExplainAccess {
         let shut = shut_out(&config.thrift.unix, client, &groups);
         let identity = Access::new(policy).identify(client, || groups);
         let mut out = io::stdout().lock();
+        let explained = format!("{origin}. {sidecar}.");
+        // Whoever asks about a sidecar with a file would take the answer for its own.
+        if origin.is_demo {
+            writeln!(out, "{explained}")?;
+        }
         writeln!(out, "{identity}")?;
         writeln!(out, "{}", reason(decision, &config))?;
         let is_shut = shut.is_some();
         if let Some(why) = shut {
             writeln!(out, "{why}")?;
         }
-        writeln!(out, "{origin}. {sidecar}.")?;
+        if !origin.is_demo {
+            writeln!(out, "{explained}")?;
+        }
         if let Some(doubt) = in_force(&config.thrift.unix, origin.changed()) {
             writeln!(out, "{doubt}")?;
         }
@@ -139,6 +150,8 @@ fn check(identity: &Identity, action: &Action) -> Result<(), Denied> {
         },
         Action::Watch { path } => identity.may_watch().and_then(|()| identity.may_list(path)),
         Action::Call { method: (service, method) } => identity.may_call(service, method),
+        Action::Enqueue { queue } => identity.may_enqueue(queue),
+        Action::Perform { queue } => identity.may_perform(queue),
         Action::Command => identity.may_command(),
     }
 }
