@@ -111,12 +111,13 @@ fn way_in<'e>(failures: impl IntoIterator<Item = (&'e Address, &'e io::Error)>) 
 
 /// The group for which a socket or file is open that this user may not open, or not even see.
 fn open_to(path: &Path, right: u32, table: &str) -> String {
-    let guard = fs::metadata(path).map(|found| (found, right));
-    // Seeing it requires search permission on its folder.
-    let guard = guard.or_else(|_| fs::metadata(path.parent().unwrap_or(path)).map(|found| (found, MAY_SEARCH)));
+    // Seeing it requires search permission on its folder, and on those above.
+    let visible = visible(path);
+    let folder = visible.as_ref().map(|(folder, _)| *folder).filter(|folder| *folder != path);
+    let right = if folder.is_some() { MAY_SEARCH } else { right };
     let path = path.display();
-    match guard {
-        Ok((found, right)) if found.mode() & right != 0 => {
+    match (visible, folder) {
+        (Some((_, found)), _) if found.mode() & right != 0 => {
             let group = Group::from_gid(found.gid().into()).ok().flatten();
             let group = group.map_or(found.gid().to_string(), |group| group.name);
             if is_of_own_group(&found) {
@@ -133,8 +134,20 @@ fn open_to(path: &Path, right: u32, table: &str) -> String {
                 )
             }
         }
-        _ => format!("{path} is for its owner alone: use sudo, or see `{table} group` and `mode`."),
+        (_, Some(folder)) => {
+            let (folder, key) = (folder.display(), if table == "[shared]" { "path" } else { "unix" });
+            format!(
+                "The folder {folder} is closed to you, whatever the mode of {path}: use sudo, have its owner let others \
+                 pass (`chmod o+x {folder}`), or put what is in it elsewhere (`{table} {key}`)."
+            )
+        }
+        (_, None) => format!("{path} is for its owner alone: use sudo, or see `{table} group` and `mode`."),
     }
+}
+
+/// A path that this user may look at; or else the nearest folder above it, whose content is closed to the user.
+fn visible(path: &Path) -> Option<(&Path, Metadata)> {
+    path.ancestors().find_map(|it| Some((it, fs::metadata(it).ok()?)))
 }
 
 /// Whether a socket, file or folder of the sidecar belongs to the group that it runs with, as does its token. If no
@@ -220,6 +233,8 @@ fn of(error: &anyhow::Error) -> u8 {
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
     use super::*;
     use clap::CommandFactory;
     use roster::thrift::idl::CallFailed;
@@ -259,6 +274,24 @@ mod tests {
             let found = words.split(' ').try_fold(&mut roster, |command, word| command.find_subcommand_mut(word));
             assert!(found.expect(words).render_help().to_string().contains(HELP), "{words}");
         }
+    }
+
+    #[test]
+    fn a_closed_folder_is_named_though_it_is_further_up() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("roster/roster.sock");
+        let found = |path: &Path| visible(path).map(|(found, _)| found.to_owned());
+        assert_eq!(found(&path).as_deref(), Some(folder.path()));
+        fs::create_dir(folder.path().join("roster")).expect("a folder in it");
+        assert_eq!(found(&path).as_deref(), path.parent());
+        fs::write(&path, "").expect("a file");
+        assert_eq!(found(&path).as_deref(), Some(&*path));
+        fs::remove_file(&path).expect("it is there");
+        fs::set_permissions(folder.path().join("roster"), PermissionsExt::from_mode(0o700)).expect("it is ours");
+        let told = open_to(&path, MAY_WRITE, "[thrift]");
+        let shown = folder.path().join("roster").display().to_string();
+        assert!(told.starts_with(&format!("The folder {shown} is closed to you")), "{told}");
+        assert!(told.contains(&format!("`chmod o+x {shown}`")) && told.contains("`[thrift] unix`"), "{told}");
     }
 
     #[test]

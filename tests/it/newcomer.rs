@@ -497,8 +497,8 @@ fn a_socket_that_this_user_may_not_open_names_its_group() {
     fs::set_permissions(&folder, fs::Permissions::from_mode(0o750)).expect("root can");
     is_told(status, told);
     fs::set_permissions(&folder, fs::Permissions::from_mode(0o700)).expect("root can");
-    is_told(status, "/run/roster/roster.sock is for its owner alone: use sudo, or see `[thrift] group`");
-    is_told(read, "/run/roster/shared.mdb is for its owner alone: use sudo, or see `[shared] group`");
+    is_told(status, "The folder /run/roster is closed to you, whatever the mode of /run/roster/roster.sock");
+    is_told(read, "The folder /run/roster is closed to you, whatever the mode of /run/roster/shared.mdb");
     for mode in [0o700, 0o755] {
         // Closed by its folder, then by the one above that.
         fs::set_permissions(&folder, fs::Permissions::from_mode(mode)).expect("root can");
