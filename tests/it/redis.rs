@@ -1642,6 +1642,16 @@ fn a_redis_that_wants_a_certificate_is_shown_one() {
     enqueue(&roster, job("C", "{}")).expect("there is room");
 }
 
+#[test]
+fn a_redis_without_tls_that_is_asked_by_tls_says_so() {
+    let redis = Redis::start(&[]);
+    let roster = at(&redis.url().replacen("redis://", "rediss://", 1), "");
+    eventually("it says why", SOON, || {
+        let refused: Overloaded = exception(enqueue(&roster, job("C", "{}"))).map_err(|error| format!("{error:?}"))?;
+        ensure(refused.message.contains("write `redis://`"), refused.message)
+    });
+}
+
 /// A sidecar with one process that performs jobs as this says.
 fn performing(redis: &Redis, php: &str) -> Roster {
     let worker = "[[worker]]\nname = 'jobs'\ncommand = ['php', '{folder}/jobs.php']\nready = 'message'\nstop_timeout = '100ms'\n";

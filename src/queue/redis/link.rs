@@ -1,6 +1,7 @@
 //! The link: the connection to Redis, its clock, and what its errors mean.
 
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use arc_swap::ArcSwapOption;
@@ -73,6 +74,7 @@ impl Link {
 
     /// Connects. What is returned carries the requests, and ends with the connection.
     pub(super) async fn connect(&self) -> Result<(MultiplexedConnection, BoxFuture<'static, ()>), Failed> {
+        let is_linked = AtomicBool::new(false);
         let connecting = async {
             let read = |file: &PathBuf| {
                 secret::read(file).map_err(|error| self.no(&format!("cannot read {}: {error}", file.display())))
@@ -88,8 +90,10 @@ impl Link {
                      the group of the socket",
                     path.display()
                 )),
+                ConnectError::Plain => self.no(&"it does not speak TLS: write `redis://`"),
                 other => self.no(&other),
             })?;
+            is_linked.store(true, Ordering::Relaxed);
             stream.forget_unsent().map_err(|error| self.no(&error))?;
             let config = AsyncConnectionConfig::new().set_response_timeout(Some(TIMEOUT));
             let info = RedisConnectionInfo::default().set_skip_set_lib_name();
@@ -103,7 +107,13 @@ impl Link {
             }
             Ok((connection, driver))
         };
-        timeout(TIMEOUT, connecting).await.unwrap_or_else(|_| Err(self.no(&"it does not answer")))
+        timeout(TIMEOUT, connecting).await.unwrap_or_else(|_| {
+            // Without TLS it takes the handshake for a command that has not come to its end.
+            Err(self.no(&match self.server.is_tls() && !is_linked.load(Ordering::Relaxed) {
+                true => "it does not answer: where it speaks no TLS, write `redis://`",
+                false => "it does not answer",
+            }))
+        })
     }
 
     /// Says who asks, and for which database: by our own commands, so that Redis's own words come with its refusal.
