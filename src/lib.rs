@@ -41,7 +41,7 @@ pub mod prober;
 pub mod queue;
 pub mod register;
 pub mod resolve;
-mod rule;
+pub mod rule;
 pub mod sidecar;
 pub mod source;
 pub mod store;

@@ -5,10 +5,63 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use bytesize::ByteSize;
-use serde::de::{Error, Visitor};
+use serde::de::{Error, Unexpected, Visitor};
 use serde::{Deserialize, Deserializer, Serializer};
 
 const ZERO: &str = "0 leaves nothing to work with; leave the key out for its default";
+
+/// Why a text is no duration.
+#[derive(Clone, Debug, PartialEq, thiserror::Error)]
+pub enum NoDuration {
+    /// `M` is a month to the parser, and a minute to most who write it.
+    #[error(
+        "{text:?} is of months: for minutes write {minutes:?}, for months {months:?}",
+        minutes = .text.replace('M', "m"),
+        months = .text.replace('M', "months")
+    )]
+    Months { text: String },
+    #[error("{0:?} is no unit of time: write ms, s, m, h or d, as in \"250ms\" or \"1h 30m\"")]
+    Unit(String),
+    #[error(transparent)]
+    Form(humantime::DurationError),
+}
+
+/// A duration as people write it: `250ms`, `1h 30m`.
+pub fn duration(text: &str) -> Result<Duration, NoDuration> {
+    if text.split(|c: char| !c.is_alphabetic()).any(|unit| unit == "M") {
+        return Err(NoDuration::Months { text: text.to_owned() });
+    }
+    humantime::parse_duration(text).map_err(|error| match error {
+        humantime::DurationError::UnknownUnit { unit, .. } if !unit.is_empty() => NoDuration::Unit(unit),
+        error => NoDuration::Form(error),
+    })
+}
+
+/// A duration as a setting has it.
+struct Written(Duration);
+
+impl<'de> Deserialize<'de> for Written {
+    fn deserialize<D: Deserializer<'de>>(value: D) -> Result<Self, D::Error> {
+        struct Text;
+
+        impl Visitor<'_> for Text {
+            type Value = Duration;
+
+            fn expecting(&self, f: &mut Formatter<'_>) -> fmt::Result {
+                f.write_str("a duration")
+            }
+
+            fn visit_str<E: Error>(self, text: &str) -> Result<Duration, E> {
+                duration(text).map_err(|error| match error {
+                    NoDuration::Form(_) => E::invalid_value(Unexpected::Str(text), &self),
+                    error => E::custom(error),
+                })
+            }
+        }
+
+        value.deserialize_str(Text).map(Self)
+    }
+}
 
 /// A number or a size of at least 1.
 pub(crate) fn positive<'de, D, T>(value: D) -> Result<T, D::Error>
@@ -102,7 +155,7 @@ pub(crate) type SomeWithinAnHour = Within<3_600, true>;
 
 impl<const SECONDS: u64, const IS_POSITIVE: bool> Within<SECONDS, IS_POSITIVE> {
     pub(crate) fn deserialize<'de, D: Deserializer<'de>>(value: D) -> Result<Duration, D::Error> {
-        let value: Duration = humantime_serde::deserialize(value)?;
+        let Written(value) = Written::deserialize(value)?;
         let most = Duration::from_secs(SECONDS);
         let value = if IS_POSITIVE { some(value)? } else { value };
         // A year of `humantime` is no number of days.
@@ -121,9 +174,9 @@ pub(crate) fn at_least_seconds<'de, D, const LEAST: u64>(value: D) -> Result<Opt
 where
     D: Deserializer<'de>,
 {
-    let value: Option<Duration> = humantime_serde::deserialize(value)?;
+    let value = Option::<Written>::deserialize(value)?;
     let least = Duration::from_secs(LEAST);
-    value.map(|value| enough(value, least, humantime::format_duration(least))).transpose()
+    value.map(|Written(value)| enough(value, least, humantime::format_duration(least))).transpose()
 }
 
 /// The name by which a path is requested; a reader that knows the file's location makes it absolute.
@@ -168,4 +221,23 @@ fn bounded<T: PartialOrd, E: Error>(value: T, most: T, name: impl Display) -> Re
         return Err(E::custom(format_args!("is more than anybody can need: at most {name}")));
     }
     Ok(value)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_month_is_written_out_since_a_minute_may_be_meant() {
+        assert_eq!(duration("1h 30m"), Ok(Duration::from_secs(5_400)));
+        assert_eq!(duration("2months"), humantime::parse_duration("2months").map_err(NoDuration::Form));
+        for (text, told) in [
+            ("5M", "\"5M\" is of months: for minutes write \"5m\", for months \"5months\""),
+            ("1h 5M", "\"1h 5M\" is of months: for minutes write \"1h 5m\", for months \"1h 5months\""),
+            ("5x", "\"x\" is no unit of time: write ms, s, m, h or d, as in \"250ms\" or \"1h 30m\""),
+        ] {
+            assert_eq!(duration(text).expect_err(text).to_string(), told);
+        }
+        assert!(matches!(duration("soon"), Err(NoDuration::Form(_))));
+    }
 }

@@ -6,6 +6,7 @@ use std::time::Duration;
 use clap::Args;
 use roster::default_paths;
 use roster::net::Address;
+use roster::rule::{self, NoDuration};
 use roster::thrift::client::Client;
 
 #[derive(Clone, Debug, Args)]
@@ -57,8 +58,21 @@ pub(crate) fn duration(text: &str) -> Result<Duration, String> {
     if let Ok(seconds) = text.parse() {
         return Ok(Duration::from_secs(seconds));
     }
-    humantime::parse_duration(text)
-        .map_err(|error| format!("{error}: write a duration such as \"5\", of seconds, or \"250ms\""))
+    rule::duration(text).map_err(|error| match error {
+        NoDuration::Form(error) => format!("{error}: write a duration such as \"5\", of seconds, or \"250ms\""),
+        error => error.to_string(),
+    })
+}
+
+/// The same where a bare number may be meant of anything; `cure` says what to write instead of what is no duration.
+pub(crate) fn with_unit(text: &str, cure: &str) -> Result<Duration, String> {
+    if let Ok(number) = text.parse::<u64>() {
+        return Err(format!("{number} of what? Write \"{number}h\" or \"{number}m\""));
+    }
+    rule::duration(text).map_err(|error| match error {
+        NoDuration::Form(_) => cure.to_owned(),
+        error => error.to_string(),
+    })
 }
 
 /// Anything longer is a slip; and the clock has an end.
@@ -81,6 +95,17 @@ mod tests {
         assert_eq!(duration("5"), duration("5s"));
         assert_eq!(duration("250ms"), Ok(Duration::from_millis(250)));
         assert!(duration("x").is_err_and(|told| told.ends_with("such as \"5\", of seconds, or \"250ms\"")));
+    }
+
+    #[test]
+    fn where_a_unit_is_required_a_bare_number_is_asked_for_one() {
+        assert_eq!(with_unit("30m", "write how long"), Ok(Duration::from_secs(1_800)));
+        assert_eq!(with_unit("30", "write how long"), Err("30 of what? Write \"30h\" or \"30m\"".to_owned()));
+        assert_eq!(with_unit("soon", "write how long"), Err("write how long".to_owned()));
+        let reads: [fn(&str) -> Result<Duration, String>; 2] = [duration, |text| with_unit(text, "write how long")];
+        for read in reads {
+            assert!(read("5M").is_err_and(|told| told.contains("for minutes write \"5m\"")));
+        }
     }
 
     #[test]

@@ -14,7 +14,7 @@ use roster::thrift::idl::{
 };
 use serde_json::{Value, json};
 
-use super::connection::{Connection, duration};
+use super::connection::{Connection, duration, with_unit};
 use super::{Output, json, text};
 
 /// How often to check whether calls are still under way.
@@ -36,7 +36,7 @@ pub(crate) struct Drain {
     /// instances
     #[arg(value_name = "INSTANCE|HOST", requires = "time")]
     target: Option<String>,
-    /// For how long: from 1s to 30d; a bare number is in seconds
+    /// For how long: from 1s to 30d
     #[arg(long = "for", value_name = "DURATION", value_parser = drain_time, requires = "target")]
     time: Option<Duration>,
     /// The reason, shown to others
@@ -79,7 +79,7 @@ pub(crate) struct StillCalled(Duration, i32);
 pub(crate) struct Uncounted(String);
 
 fn drain_time(text: &str) -> Result<Duration, String> {
-    let time = duration(text)?;
+    let time = with_unit(text, "write how long, such as \"30m\"")?;
     if !DRAIN_TIMES.contains(&time) {
         return Err("a drain lasts at least a second and at most 30 days".to_owned());
     }

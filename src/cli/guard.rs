@@ -9,7 +9,7 @@ use roster::thrift::client::{Client, Error};
 use roster::thrift::idl::{EntityKind, GuardAction, GuardControl, GuardQuery, GuardedService, NotFound, ServiceQuery};
 use serde_json::{Value, json};
 
-use super::connection::{Connection, duration};
+use super::connection::{Connection, with_unit};
 use super::{Output, json, resolve, text};
 
 /// For how long a loss can be accepted in advance.
@@ -72,7 +72,7 @@ struct Release {
 struct Accept {
     /// The name of the service, without a version
     service: String,
-    /// For how long, at most a day; a bare number is in seconds
+    /// For how long, at most a day
     #[arg(long = "for", value_name = "DURATION", default_value = "1m", value_parser = accepted_time)]
     time: Duration,
     #[command(flatten)]
@@ -80,7 +80,7 @@ struct Accept {
 }
 
 fn accepted_time(text: &str) -> Result<Duration, String> {
-    match duration(text)? {
+    match with_unit(text, "write how long, such as \"10m\"")? {
         Duration::ZERO => Err("it must be longer than nothing; `roster guard release` lets go what is held".to_owned()),
         time if time > MAX_ACCEPTED => Err("it is at most a day".to_owned()),
         time => Ok(time),

@@ -10,8 +10,8 @@ use roster::thrift::client::{Client, Error};
 use roster::thrift::idl::{HistoryQuery, ServiceQuery};
 use serde_json::json;
 
-use super::connection::{Connection, duration};
 use super::explain::never_had;
+use super::connection::{Connection, with_unit};
 use super::{Output, json, text};
 
 /// Print what happened to instances, when, and why, oldest first
@@ -148,10 +148,7 @@ fn since(told: &str) -> Result<SystemTime, String> {
     if let Ok(time) = humantime::parse_rfc3339_weak(told) {
         return Ok(time);
     }
-    if let Ok(number) = told.parse::<u64>() {
-        return Err(format!("{number} of what? Write \"{number}h\" or \"{number}m\""));
-    }
-    let ago = duration(told).map_err(|_| "write how long ago, such as \"90m\", or a time: \"2026-11-27T03:00:00Z\"")?;
+    let ago = with_unit(told, "write how long ago, such as \"90m\", or a time: \"2026-11-27T03:00:00Z\"")?;
     Ok(SystemTime::now().checked_sub(ago).unwrap_or(UNIX_EPOCH))
 }
 

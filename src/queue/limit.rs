@@ -14,6 +14,7 @@ use super::engine::EngineError;
 use super::job::Head;
 use super::keys::{self, QueueNumber};
 use super::order::Order;
+use crate::rule::{self, NoDuration};
 
 /// So many jobs at the head of a queue are looked at, to find one whose key is not used up.
 const LOOK_AHEAD: usize = 1_000;
@@ -133,7 +134,10 @@ impl FromStr for Rate {
         let wrong = || format!("{text:?} is no rate: write a number of jobs and a time, as in \"100/1m\"");
         let (count, period) = text.split_once('/').ok_or_else(wrong)?;
         let count = count.trim().parse().map_err(|_| wrong())?;
-        let period = humantime::parse_duration(period.trim()).map_err(|_| wrong())?;
+        let period = rule::duration(period.trim()).map_err(|error| match error {
+            NoDuration::Form(_) => wrong(),
+            error => error.to_string(),
+        })?;
         if count == 0 || count > Self::MAX_COUNT {
             return Err(format!("{text:?} is of {count} jobs, and is to be of 1 to {}", Self::MAX_COUNT));
         }
@@ -271,6 +275,7 @@ mod tests {
             assert_eq!(rate(&String::from(rate(text))), rate(text));
         }
         assert_eq!(String::from(rate("100/60s")), "100/1m");
+        assert!("100/1M".parse::<Rate>().is_err_and(|told| told.contains("for minutes write \"1m\"")));
         assert_eq!(rate(" 5 / 60s "), rate("5/1m"));
         for wrong in ["", "100", "/1m", "100/", "0/1m", "-1/1m", "1000001/1s", "5/m", "5/1ms", "5/32days", "5/1m/1m"] {
             assert!(wrong.parse::<Rate>().is_err(), "{wrong}");
