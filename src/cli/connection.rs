@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use clap::Args;
 use roster::default_paths;
-use roster::net::Address;
+use roster::net::{Address, AddressError};
 use roster::rule::{self, NoDuration};
 use roster::thrift::client::Client;
 
@@ -13,7 +13,7 @@ use roster::thrift::client::Client;
 pub(crate) struct Connection {
     /// The sidecar: `unix:///path` or `host:port` [default: the socket in /run/roster, else that in the user's runtime
     /// folder]
-    #[arg(long, env = "ROSTER_ADDRESS", hide_env_values = true)]
+    #[arg(long, env = "ROSTER_ADDRESS", hide_env_values = true, value_parser = address)]
     address: Option<Address>,
     /// How long to wait for an answer; a bare number is in seconds
     #[arg(long, value_name = "DURATION", default_value = "5s", value_parser = positive)]
@@ -53,6 +53,13 @@ impl Connection {
     }
 }
 
+fn address(text: &str) -> Result<Address, String> {
+    text.parse().map_err(|error: AddressError| match text.starts_with('/') {
+        true => format!("{error}; did you mean `unix://{text}`, in `--address` or ROSTER_ADDRESS?"),
+        false => format!("{error}, in `--address` or ROSTER_ADDRESS"),
+    })
+}
+
 /// A duration as people write it: `250ms`, `5s`, and `5` for seconds.
 pub(crate) fn duration(text: &str) -> Result<Duration, String> {
     if let Ok(seconds) = text.parse() {
@@ -89,6 +96,13 @@ fn positive(text: &str) -> Result<Duration, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_mere_path_is_asked_whether_it_is_of_a_socket() {
+        assert_eq!(address("unix:///run/x.sock"), Ok(Address::Unix("/run/x.sock".into())));
+        let told = address("/run/x.sock").expect_err("no address");
+        assert!(told.contains("`unix:///run/x.sock`") && told.contains("ROSTER_ADDRESS"), "{told}");
+    }
 
     #[test]
     fn a_mere_number_is_of_seconds() {

@@ -1,7 +1,7 @@
 //! Exit codes: what the end of a command means to a script.
 
 use std::fs::{self, Metadata};
-use std::io;
+use std::io::{self, Read};
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::process::ExitCode;
@@ -183,8 +183,20 @@ fn cure(error: &ReadError) -> Option<String> {
         InvalidFile::Unreadable(_) => {
             "Does a sidecar run, and is this its `[shared] path`? It lies beside the Unix socket.".into()
         }
+        InvalidFile::Damaged(_) if !begins_as_lmdb(path) => {
+            "It does not begin as a shared file does: is it the one that is meant? If it is a sidecar's, its next start \
+             sets it aside, and makes it anew."
+                .into()
+        }
         _ => "The next start of its sidecar sets it aside, and makes it anew.".into(),
     })
+}
+
+/// Whether a file has the magic number of LMDB where that writes it.
+fn begins_as_lmdb(path: &Path) -> bool {
+    let mut start = [0; 20];
+    let read = fs::File::open(path).and_then(|mut file| file.read_exact(&mut start));
+    read.is_ok() && start[16..] == 0xBEEF_C0DE_u32.to_ne_bytes()
 }
 
 /// An error as a terminal can show it: some contain a master's own text.
@@ -299,6 +311,19 @@ mod tests {
         let source = InvalidFile::Unreadable(io::ErrorKind::NotFound.into());
         let told = cure(&ReadError::InvalidFile { path: "/backup/shared.mdb".into(), source });
         assert!(told.is_some_and(|told| told.starts_with("There is no such file")));
+    }
+
+    #[test]
+    fn a_file_of_another_kind_is_not_said_to_be_made_anew_by_a_sidecar() {
+        let file = tempfile::NamedTempFile::new().expect("a file");
+        let told = |bytes: &[u8]| {
+            fs::write(file.path(), bytes).expect("written");
+            let source = InvalidFile::Damaged("it is cut off");
+            cure(&ReadError::InvalidFile { path: file.path().to_owned(), source }).expect("a cure")
+        };
+        assert!(told(b"[queue]\n").starts_with("It does not begin as a shared file does"));
+        let lmdb = [&[0_u8; 16][..], &0xBEEF_C0DE_u32.to_ne_bytes()].concat();
+        assert!(told(&lmdb).starts_with("The next start of its sidecar"));
     }
 
     #[test]

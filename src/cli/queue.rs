@@ -21,6 +21,11 @@ use super::{Output, json, text};
 /// How many queues are named in a line that is of several.
 const MOST_QUEUES: usize = 4;
 
+/// How long a job may wait for its time, and its result for a reader.
+const LONGEST_DELAY: Duration = Duration::from_secs(366 * 24 * 60 * 60);
+
+const LONGEST_ATTEMPT: Duration = Duration::from_secs(24 * 60 * 60);
+
 /// List the queues, look at their jobs, retry and remove them, pause and resume
 #[derive(Debug, Args)]
 pub(crate) struct Queue {
@@ -173,10 +178,10 @@ pub(crate) struct Enqueue {
     #[arg(default_value = "", hide_default_value = true)]
     payload: String,
     /// For how long it is not performed
-    #[arg(long, value_name = "DURATION", value_parser = duration)]
+    #[arg(long, value_name = "DURATION", value_parser = up_to_a_year)]
     delay: Option<Duration>,
     /// Until when it is not performed, such as 2026-12-24T18:00:00Z; what is past is now
-    #[arg(long, value_name = "TIME", value_parser = moment, conflicts_with = "delay")]
+    #[arg(long, value_name = "TIME", value_parser = due, conflicts_with = "delay")]
     at: Option<Timestamp>,
     /// From 0, the most urgent, to 9 [default: 5]
     #[arg(long)]
@@ -192,13 +197,13 @@ pub(crate) struct Enqueue {
     retries: Option<i32>,
     /// How long one attempt may take [default: `queue.timeout` of the sidecar]. (`--timeout` is how long this command
     /// waits for its answer)
-    #[arg(long, value_name = "DURATION", value_parser = duration)]
+    #[arg(long, value_name = "DURATION", value_parser = up_to_a_day)]
     attempt_timeout: Option<Duration>,
     /// Have it share the limits of the queue with jobs that have the same key
     #[arg(long, value_name = "KEY")]
     limit_key: Option<String>,
     /// For how long it is kept with its result once it is done [default: `queue.keep_results` of the sidecar]
-    #[arg(long, value_name = "DURATION", value_parser = duration)]
+    #[arg(long, value_name = "DURATION", value_parser = up_to_a_year)]
     keep_result: Option<Duration>,
     #[command(flatten)]
     connection: Connection,
@@ -296,6 +301,29 @@ fn job_id(text: &str) -> Result<i64, String> {
 fn moment(text: &str) -> Result<Timestamp, String> {
     text.parse()
         .map_err(|_| "write a time with its offset, such as 2026-12-24T18:00:00Z or …T19:00:00+01:00".to_owned())
+}
+
+/// The same, as far ahead as a job may be due.
+fn due(text: &str) -> Result<Timestamp, String> {
+    let at = moment(text)?;
+    match at.as_millisecond() - now() > LONGEST_DELAY.as_millis() as i64 {
+        true => Err("that is more than 366 days from now".to_owned()),
+        false => Ok(at),
+    }
+}
+
+fn up_to_a_year(text: &str) -> Result<Duration, String> {
+    match duration(text)? {
+        time if time > LONGEST_DELAY => Err("it is more than 366 days".to_owned()),
+        time => Ok(time),
+    }
+}
+
+fn up_to_a_day(text: &str) -> Result<Duration, String> {
+    match duration(text)? {
+        time if time < Duration::from_millis(1) || time > LONGEST_ATTEMPT => Err("it is from 1ms to a day".to_owned()),
+        time => Ok(time),
+    }
 }
 
 fn other_queue(name: &str) -> Result<String, String> {
@@ -707,6 +735,20 @@ mod tests {
         for text in ["2026-12-24T12:00:00", "2026-12-24", "12:00", "tomorrow", ""] {
             assert!(millis(text).is_err_and(|why| why.ends_with("+01:00")), "{text}");
         }
+    }
+
+    #[test]
+    fn what_no_sidecar_takes_is_refused_by_the_name_of_its_option() {
+        let at = |days: i64| {
+            let at = Timestamp::from_millisecond(now() + days * 86_400_000).expect("a time");
+            due(&at.to_string())
+        };
+        assert!(at(365).is_ok() && at(-1).is_ok());
+        assert_eq!(at(367), Err("that is more than 366 days from now".to_owned()));
+        assert_eq!(up_to_a_year("366d"), Ok(LONGEST_DELAY));
+        assert!(up_to_a_year("367d").is_err() && up_to_a_year("5M").is_err());
+        assert_eq!(up_to_a_day("1d"), Ok(LONGEST_ATTEMPT));
+        assert!(up_to_a_day("2d").is_err() && up_to_a_day("0").is_err());
     }
 
     #[test]

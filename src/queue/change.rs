@@ -37,6 +37,9 @@ pub enum Refused {
     NoQueue(String),
     #[error("there is no job {0}: it was never enqueued, or is done or cancelled")]
     NoJob(JobId),
+    /// It is in this queue, and not in the one that was named.
+    #[error("job {0} is in the queue {1:?}")]
+    Elsewhere(JobId, String),
     #[error("attempt {1} of job {0} is over: its lease has ended, or it is done, released or cancelled")]
     NotLeased(JobId, u32),
     #[error("a worker performs job {0}")]

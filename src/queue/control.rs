@@ -42,7 +42,11 @@ impl Change<'_, '_> {
     /// Has a dead job of a queue wait again, as if it were new.
     pub(super) fn retry(&mut self, queue: &str, id: JobId) -> Outcome<()> {
         let number = self.number_of(queue)?;
-        let head = self.head(id)?.filter(|head| head.queue == number).ok_or(Refused::NoJob(id))?;
+        let head = self.head(id)?.ok_or(Refused::NoJob(id))?;
+        if head.queue != number {
+            let queue = self.book.queues.get(&head.queue).ok_or(EngineError::Damaged)?;
+            return Err(Refused::Elsewhere(id, queue.name.clone()).into());
+        }
         match head.state {
             State::Dead { .. } => Ok(self.revive(id, &head)?),
             state => Err(not_dead(id, state).into()),

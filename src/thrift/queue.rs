@@ -348,7 +348,9 @@ impl Api {
                 Overloaded { message }.into()
             }
             Refused::NoQueue(ref name) => not_found(EntityKind::QUEUE, name),
-            Refused::NoJob(id) | Refused::NotLeased(id, _) => not_found(EntityKind::JOB, &id),
+            Refused::NoJob(id) | Refused::Elsewhere(id, _) | Refused::NotLeased(id, _) => {
+                not_found(EntityKind::JOB, &id)
+            }
         }
     }
 }

@@ -82,7 +82,7 @@ impl Api {
             NotDrained::Reason => invalid("reason", &message),
             NotDrained::Target => invalid("target", &message),
             NotDrained::TooMany | NotDrained::Busy => Overloaded { message }.into(),
-            NotDrained::NoInstance(name, _) | NotDrained::IsNot(name, _) => {
+            NotDrained::NoInstance(name, _) | NotDrained::NoService(name) | NotDrained::IsNot(name, _) => {
                 let snapshot = self.store.snapshot();
                 let freshness = snapshot.freshness(snapshot.behind_instances()).into();
                 NotFound { kind: EntityKind::SERVICE, name, message, freshness }.into()

@@ -117,6 +117,8 @@ pub enum NotDrained {
     Reason,
     #[error("no instance of the service `{0}` is known by `{1}`: expected `host:port`, a host, or the id of a master")]
     NoInstance(String, String),
+    #[error("nobody offers `{0}`; `roster services` lists what is offered")]
+    NoService(String),
     #[error("{MAX_DRAINS} are drained, and no more can be")]
     TooMany,
     #[error("nothing of the service `{0}` is drained by `{1}`; `roster drain` lists what is")]
@@ -411,7 +413,10 @@ impl Work {
         }
         let snapshot = self.store.snapshot();
         if !snapshot.directory().instances(&service).any(|(_, instance)| is_meant(instance, &target)) {
-            return Err(NotDrained::NoInstance(service, target));
+            return Err(match snapshot.directory().instances_of(&service) {
+                Some(_) => NotDrained::NoInstance(service, target),
+                None => NotDrained::NoService(service),
+            });
         }
         let key: (Arc<str>, Arc<str>) = (service.into(), target.into());
         if self.drains.len() >= MAX_DRAINS && !self.drains.contains_key(&key) {

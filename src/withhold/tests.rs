@@ -260,6 +260,9 @@ fn what_cannot_be_drained_is_told() {
     assert_eq!(refused("", 60, ""), NotDrained::Target);
     assert_eq!(refused(&"x".repeat(513), 60, ""), NotDrained::Target);
     assert_eq!(refused("10.0.0.7", 60, ""), NotDrained::NoInstance("db".into(), "10.0.0.7".into()));
+    let time = Duration::from_secs(60);
+    let drain = Drain { service: "bd".into(), target: "10.0.0.0".into(), time, reason: String::new() };
+    assert_eq!(house.work.drain(drain).err(), Some(NotDrained::NoService("bd".into())));
 }
 
 #[test]

@@ -149,7 +149,10 @@ impl Redis {
             Box::pin(async move {
                 redis.ensure_queue(&queue).await?;
                 let text = redis.record_of(id).await?.unwrap_or_default();
-                let record = Record::read(&text).filter(|record| record.queue == queue).ok_or(Refused::NoJob(id))?;
+                let record = Record::read(&text).ok_or(Refused::NoJob(id))?;
+                if record.queue != queue {
+                    return Err(Refused::Elsewhere(id, record.queue));
+                }
                 let is_dead = matches!(record.state, State::Dead { .. });
                 match is_dead && redis.revive(id, &text, &record).await? {
                     true => Ok(()),

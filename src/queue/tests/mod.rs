@@ -302,6 +302,8 @@ fn failures_are_tried_again_later_each_time_and_then_dead_until_somebody_retries
     queue.update(&again, Update::Bury { error: "never".into() }).expect("it has the lease");
     queue.change(|change| change.retry("mail", id)).expect("it is dead");
     assert!(queue.change(|change| change.retry("mail", id)).is_err(), "it is not dead any more");
+    queue.enqueue(job("img", "a"));
+    assert_eq!(queue.change(|change| change.retry("img", id)), Err(Refused::Elsewhere(id, "mail".into())));
     assert!(queue.take("mail").is_some());
 }
 
