@@ -142,6 +142,7 @@ impl Sidecar {
         let (feeds, starts): (Vec<Feed>, Vec<Start>) = sources(config, register, connected).unzip();
         let beside = config.thrift.unix.parent();
         let shared = open_shared(&shared_config, beside, &feeds, &metrics)?;
+        warn_of_left_file(&shared_config, &config.thrift.unix);
         let peeked = if shared.is_none() { Shared::peek(&shared_config, beside, &feeds) } else { None };
         let began = peeked.as_ref().map_or(0, |left| left.status.fresh.revision);
         let store_config = store::Config { guard: config.guard.clone(), ..config.store.clone() };
@@ -399,6 +400,24 @@ async fn write_pid_file(path: PathBuf, stop: Stop) {
             tracing::info!(path = %path.display(), "`sidecar.pid_file` is written");
         }
     }
+}
+
+/// Warns of a shared file that clients read though no sidecar with this configuration writes it.
+fn warn_of_left_file(config: &shared::Config, socket: &Path) {
+    let Some(path) = config.left_beside(socket) else { return };
+    let remove = "where no other sidecar has it, remove it";
+    let cure = match config.file(socket.parent()) {
+        None => remove.to_owned(),
+        Some(own) => {
+            let own = own.display();
+            format!("{remove}, and tell PHP clients the new one: `Roster\\Client::local(shared: '{own}')`")
+        }
+    };
+    tracing::warn!(
+        path = %path.display(),
+        cure,
+        "a shared file of an earlier configuration lies beside the socket, and PHP clients read it"
+    );
 }
 
 /// The endpoint also works without a shared file: only problems that an operator must fix prevent the start.

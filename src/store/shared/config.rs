@@ -6,6 +6,7 @@ use std::time::Duration;
 use bytesize::ByteSize;
 use serde::{Deserialize, Serialize};
 
+use crate::default_paths::shared_file_beside;
 use crate::permissions::{Mode, Permissions};
 
 /// Half of a process's address space.
@@ -59,11 +60,21 @@ impl Config {
     pub const LARGEST: ByteSize = ByteSize::tib(LARGEST_TIB);
 
     /// The path of the file, if there should be one.
-    pub(super) fn file(&self, beside: Option<&Path>) -> Option<PathBuf> {
+    pub(crate) fn file(&self, beside: Option<&Path>) -> Option<PathBuf> {
         if self.path.as_os_str().is_empty() {
             return None;
         }
         beside.map(|folder| folder.join(&self.path)).or_else(|| self.path.is_absolute().then(|| self.path.clone()))
+    }
+
+    /// A file that clients find beside the socket, and which is not the one of this configuration.
+    pub(crate) fn left_beside(&self, socket: &Path) -> Option<PathBuf> {
+        let folder = socket.parent()?;
+        let found = shared_file_beside(socket);
+        // None: it is not there.
+        let real = found.canonicalize().ok()?;
+        let is_own = self.file(Some(folder)).is_some_and(|own| own.canonicalize().is_ok_and(|own| own == real));
+        (!is_own).then_some(found)
     }
 
     /// The path of the copy, if there should be one.
@@ -84,5 +95,29 @@ impl Config {
     pub(super) fn lock_permissions(&self) -> Permissions {
         let may_read = self.mode.0 & 0o440;
         Permissions { mode: Mode(may_read | may_read >> 1), ..self.permissions() }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::*;
+
+    #[test]
+    fn a_file_beside_the_socket_that_is_not_the_configured_one_is_found() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let (socket, file) = (folder.path().join("roster.sock"), folder.path().join("shared.mdb"));
+        let left = |path: &Path| Config { path: path.to_owned(), ..Config::default() }.left_beside(&socket);
+        let moved = folder.path().join("moved.mdb");
+        assert_eq!(left(&moved), None, "there is none");
+        fs::write(&file, "").expect("written");
+        assert_eq!(left(&moved), Some(file.clone()));
+        assert_eq!(left(Path::new("")), Some(file.clone()), "there is to be none");
+        assert_eq!(left(Path::new("shared.mdb")), None, "it is the one");
+        assert_eq!(left(&file), None, "it is the one");
+        std::os::unix::fs::symlink(&file, &moved).expect("a link");
+        assert_eq!(left(&moved), None, "it is the one");
+        assert_eq!(Config::default().left_beside(Path::new("")), None, "there is no socket");
     }
 }
