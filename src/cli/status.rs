@@ -119,8 +119,11 @@ fn of_queues(read: anyhow::Result<(Vec<QueueSummary>, Option<String>)>) -> Strin
     if let Some((left, _, places)) = queue::of_each(&queues, "in", queue::unperformed) {
         let left = queue::waiting(left);
         let others = if queues.iter().all(queue::is_counted) { "" } else { " (other hosts may)" };
-        let _ =
-            writeln!(text, "\n{left} that nobody here performs{others}{places}; `roster queue list` tells of which");
+        let told = match places.starts_with(':') {
+            true => format!("{left} that nobody here performs{others}{places}"),
+            false => format!("{left}{places}, which nobody here performs{others}"),
+        };
+        let _ = writeln!(text, "\n{told}; `roster queue list` tells of which");
     }
     if let Some((limited, _, places)) = queue::of_each(&queues, "of", |it| it.limited.unwrap_or(0)) {
         let limited = queue::waiting(limited);
@@ -382,7 +385,7 @@ other   zookeeper  DOWN   1m 1s   1200  5.0 MiB           2         0      0  co
         for (enqueued_in_last_minute, others) in [(Some(0), ""), (None, " (other hosts may)")] {
             let mistyped = QueueSummary { workers: Some(0), enqueued_in_last_minute, ..queue("mial", 0, None) };
             let told = of_queues(Ok((vec![mistyped], None)));
-            let waits = format!("9 jobs wait that nobody here performs{others} in mial");
+            let waits = format!("9 jobs wait in mial, which nobody here performs{others}");
             assert_eq!(told, format!("\n{waits}; `roster queue list` tells of which\n"));
         }
     }

@@ -266,7 +266,8 @@ fn tell_withheld(
     match (old, new) {
         (Some(old), Some(new)) if is_same(old, new) => {}
         (_, Some(new)) => {
-            tell(begin, &|| format!("until {}: {}", utc(new.ends_at), new.reason));
+            let until = || format!("until {}", utc(new.ends_at));
+            tell(begin, &|| if new.reason.is_empty() { until() } else { format!("{}: {}", until(), new.reason) });
         }
         (Some(old), None) => {
             let is_over = old.ends_at <= millis_since_1970(SystemTime::now());

@@ -501,6 +501,12 @@ fn what_is_withheld_or_held_is_told_with_its_end_and_its_reason() {
     assert_eq!(longer, ["Drained a:81: until 2096-10-02T07:06:49Z: for a test"]);
     assert_eq!(step(WithholdKind::Drained, None), ["Undrained a:81: before its time was over"]);
     assert_eq!(step(WithholdKind::Ejected, None), ["Admitted a:81: its time is over"]);
+    let last = recorder.kept.last();
+    let unexplained = Withholding { since: 1, ends_at: never, ..Withholding::default() }.into();
+    let (service, target) = ("web".into(), "a:81".into());
+    store.withhold(&[Withhold { service, target, kind: WithholdKind::Drained, withholding: Some(unexplained) }]);
+    recorder.look(&store.snapshot());
+    assert_eq!(told(&recorder, last), ["Drained a:81: until 2096-10-02T07:06:40Z"]);
 }
 
 #[test]

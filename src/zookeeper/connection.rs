@@ -150,7 +150,7 @@ impl Connection {
             make_room(&mut self.received);
             tokio::select! {
                 read = self.reader.read_buf(&mut self.received) => match read {
-                    Ok(0) => return SessionError::Lost(unwritten.map_or_else(|| "the server closed the connection".into(), lost)),
+                    Ok(0) => return SessionError::Lost(unwritten.map_or_else(|| format!("{} closed the connection", self.address), lost)),
                     Ok(_) => (self.heard, self.silent_ticks) = (Moment::now(), 0),
                     Err(error) => return SessionError::Lost(lost(error)),
                 },

@@ -540,7 +540,7 @@ fn it_is_told_which_process_performs_which_job_and_that_nobody_performs_a_queue(
     let numbers = |nth: usize| ["workers", "clients"].map(|name| listed["queues"][nth][name].clone());
     assert_eq!((numbers(0), numbers(1)), ([json!(1), json!(0)], [json!(0), json!(0)]));
     let status = prints(&roster, &["status"]);
-    assert!(status.contains("\n1 job waits that nobody here performs in mial; `roster queue list`"), "{status}");
+    assert!(status.contains("\n1 job waits in mial, which nobody here performs; `roster queue list`"), "{status}");
 }
 
 #[test]

@@ -454,7 +454,11 @@ fn find(patience: Duration) -> Result<(Address, Socket), Error> {
 }
 
 fn in_line(failures: &[(Address, io::Error)]) -> String {
-    failures.iter().map(|(address, why)| format!("{address} ({why})")).collect::<Vec<_>>().join(", ")
+    let in_words = |why: &io::Error| match why.kind() {
+        io::ErrorKind::NotFound => "not there".to_owned(),
+        _ => why.to_string(),
+    };
+    failures.iter().map(|(address, why)| format!("{address} ({})", in_words(why))).collect::<Vec<_>>().join(", ")
 }
 
 fn unreachable(address: Address, source: io::Error, after: Duration) -> Error {
