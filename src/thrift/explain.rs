@@ -75,7 +75,8 @@ impl Api {
             let said = if grant.reads_all(feed.roots()) { feed.with_detail(said) } else { said };
             let said = if is_live { said } else { format!("{said}: what is known of it stands") };
             // What a live source has to say explains only what is missing.
-            let is_well = is_live && (!instances.is_empty() || feed.detail().is_empty());
+            let is_told_by_nodes = !instances.is_empty() || !undecodable.is_empty();
+            let is_well = is_live && (is_told_by_nodes || feed.detail().is_empty());
             (!is_well).then_some(said)
         });
         let (sources, freshness) = (sources.collect(), freshness.into());
