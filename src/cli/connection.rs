@@ -116,7 +116,8 @@ mod tests {
         assert_eq!(with_unit("30m", "write how long"), Ok(Duration::from_secs(1_800)));
         assert_eq!(with_unit("30", "write how long"), Err("30 of what? Write \"30h\" or \"30m\"".to_owned()));
         assert_eq!(with_unit("soon", "write how long"), Err("write how long".to_owned()));
-        let reads: [fn(&str) -> Result<Duration, String>; 2] = [duration, |text| with_unit(text, "write how long")];
+        type Read = fn(&str) -> Result<Duration, String>;
+        let reads: [Read; 2] = [duration, |text| with_unit(text, "write how long")];
         for read in reads {
             assert!(read("5M").is_err_and(|told| told.contains("for minutes write \"5m\"")));
         }

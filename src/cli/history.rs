@@ -10,8 +10,8 @@ use roster::thrift::client::{Client, Error};
 use roster::thrift::idl::{HistoryQuery, ServiceQuery};
 use serde_json::json;
 
-use super::explain::never_had;
 use super::connection::{Connection, with_unit};
+use super::explain::never_had;
 use super::{Output, json, text};
 
 /// Print what happened to instances, when, and why, oldest first
