@@ -258,7 +258,7 @@ final class CallTest extends TestCase
         foreach ([PHP_INT_MAX, PHP_INT_MAX - 1, 1 << 32, -5_000] as $ms) {
             self::assertSame(1, $this->client(self::returned(['1'], pauseMs: 20))->call('users', 'find', timeoutMs: $ms)->value);
         }
-        $longest = new Timeouts(totalMs: PHP_INT_MAX);
+        $longest = new Timeouts(PHP_INT_MAX, PHP_INT_MAX, PHP_INT_MAX, PHP_INT_MAX);
         $fake = new FakeSidecar([[self::returned(['1'])]]);
         self::assertSame(1, Client::local($fake->address, '', '', timeouts: $longest)->call('users', 'find')->value);
         $calls = [new Call('a', 'b', timeoutMs: PHP_INT_MAX), new Call('a', 'b', timeoutMs: PHP_INT_MAX)];
