@@ -81,7 +81,7 @@ final class QuietTest extends TestCase
             'too long a path' => ['/' . str_repeat('x', 200), ''],
             'nobody listens' => ['', '127.0.0.1:1'],
             'no such host' => ['', 'nowhere.invalid:9090'],
-            'no port' => ['', '127.0.0.1'],
+            'no such port' => ['', '127.0.0.1:99999'],
         ];
     }
 
