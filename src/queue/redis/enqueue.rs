@@ -181,10 +181,11 @@ impl Redis {
                     // One at a time delivers, whoever has enqueued that.
                     let user = drafts.first().and_then(|draft| draft.extras.user);
                     let waits = Instant::now();
-                    let _turn = if is_exact { None } else { Some(self.turn_in_time(patience, user).await?) };
+                    let mut turn = if is_exact { None } else { Some(self.turn_in_time(patience, user).await?) };
                     until = until.map(|until| until + waits.elapsed());
                     patience = patience.map(|patience| patience.saturating_sub(waits.elapsed()));
-                    self.in_time(until, self.seek(&said, &mut holders)).await.map_err(NotEnqueued::Failed)?;
+                    let sought = self.in_time(until, self.seek(&said, &mut holders, &mut turn)).await;
+                    sought.map_err(NotEnqueued::Failed)?;
                     continue;
                 }
             };

@@ -2,10 +2,10 @@
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Instant, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use futures::future::BoxFuture;
-use tokio::time::{sleep, timeout_at};
+use tokio::time::{sleep_until, timeout_at};
 
 use super::super::Place;
 use super::super::change::{Refused, millis};
@@ -20,21 +20,36 @@ use super::tick::parts_of;
 use super::{LOOK_INTERVAL, Redis, no_matter, scripts};
 use crate::clock::millis_since_1970;
 
-/// A waiting job is looked for among so many of each queue, in steps.
+/// A waiting job is looked for among so many of each queue, and so many bytes of it, in steps.
 const MAX_SEARCHED: u64 = 20_000;
+const MAX_SEARCHED_BYTES: u64 = 32 << 20;
 const SEARCH_STEP: u64 = 1_000;
 
 /// And among so many of all.
 const MAX_SEARCHED_IN_ALL: u64 = 100_000;
+const MAX_SEARCHED_BYTES_IN_ALL: u64 = 128 << 20;
+
+/// Each step looks again at so many of the last one, and at no more than a quarter of them: what is taken off meanwhile moves
+/// others nearer to the front.
+const MAX_OVERLAP: u64 = 100;
+
+/// Behind the id of a job stands no more of its text: `queue_time`, and what Roster knows of it, whose error and unique key are
+/// the most of that (`resque`).
+const REACH: u64 = 8 << 10;
+
+/// Short rests become one, as timers know milliseconds.
+const LEAST_REST: Duration = Duration::from_millis(2);
 
 /// So many searches of a user wait for each other.
 const MAX_IN_LINE: usize = 64;
 
-/// Each search may have Redis look at much: there is one at a time, users take turns, and those of a user wait in line.
+/// Each search may have Redis look at much: there is one step at a time, users take turns, and those of a user wait in line.
+/// Between two steps Redis does other things for as long as the first one took.
 #[derive(Debug, Default)]
 pub(super) struct Searches {
     users: Mutex<HashMap<Option<u32>, UserLine>>,
-    turn: tokio::sync::Mutex<()>,
+    /// Until when it does.
+    turn: tokio::sync::Mutex<Option<Instant>>,
 }
 
 #[derive(Debug, Default)]
@@ -49,11 +64,11 @@ struct InLine<'s> {
     user: Option<u32>,
 }
 
-/// What nobody else has until it is dropped; the first is given up first.
+/// What no other search of its user has until it is dropped, and nobody else during a step; the first is given up first.
 pub(super) struct Turn<'s> {
-    _of_all: tokio::sync::MutexGuard<'s, ()>,
+    of_all: Option<tokio::sync::MutexGuard<'s, Option<Instant>>>,
     _of_user: tokio::sync::OwnedMutexGuard<()>,
-    _in_line: InLine<'s>,
+    in_line: InLine<'s>,
 }
 
 impl Searches {
@@ -70,11 +85,35 @@ impl Searches {
         };
         let in_line = InLine { searches: self, user };
         let of_user = of_user.lock_owned().await;
-        Ok(Turn { _of_all: self.turn.lock().await, _of_user: of_user, _in_line: in_line })
+        let mut turn = Turn { of_all: None, _of_user: of_user, in_line };
+        turn.comes().await;
+        Ok(turn)
     }
 
     fn users(&self) -> MutexGuard<'_, HashMap<Option<u32>, UserLine>> {
         self.users.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Turn<'_> {
+    /// Waits until nobody else has a turn, and Redis has done other things for as long as the last step took.
+    pub(super) async fn comes(&mut self) {
+        if self.of_all.is_none() {
+            let searches = self.in_line.searches;
+            self.of_all = Some(searches.turn.lock().await);
+        }
+        let rests_until = self.of_all.as_ref().and_then(|rests_until| **rests_until);
+        if let Some(rests_until) = rests_until.filter(|it| *it > Instant::now() + LEAST_REST) {
+            sleep_until(rests_until.into()).await;
+        }
+    }
+
+    /// A step has taken so long: others have their turns before the next.
+    pub(super) fn is_over(&mut self, took: Duration) {
+        if let Some(mut rests_until) = self.of_all.take() {
+            let now = Instant::now();
+            *rests_until = Some(rests_until.unwrap_or(now).max(now) + took.min(LOOK_INTERVAL));
+        }
     }
 }
 
@@ -96,6 +135,22 @@ enum Sought {
     Waits(String, Vec<u8>, Box<Item>),
     /// It is in no list any more.
     IsTaken(Box<Job>),
+}
+
+/// What a look at a queue for a job came to.
+enum Looked {
+    /// As this element.
+    Found(Vec<u8>, Box<Item>),
+    /// All of it was looked at,
+    AtAll,
+    /// or not, so that it may wait there.
+    AtFirstOnes,
+}
+
+/// How much of all queues is yet looked at.
+struct Left {
+    jobs: u64,
+    bytes: u64,
 }
 
 /// What a look into the buffer for a job came to.
@@ -159,59 +214,83 @@ impl Redis {
         }
     }
 
-    /// A job that is being taken off its queue, and is in no list.
-    async fn on_its_way(&self, id: JobId) -> Result<Option<Job>, Failed> {
-        let arguments = Arguments::default().text(self.keys.popped()).text(searched(id));
-        let member: Option<Vec<u8>> = self.link.run(&scripts::POPPED, arguments).await?;
-        let parts = member.as_deref().and_then(parts_of);
+    /// A job that is being taken off its queue, and is in no list. And whether it would have been found.
+    async fn on_its_way(&self, id: JobId) -> Result<(Option<Job>, bool), Failed> {
+        let arguments = Arguments::default().text(self.keys.popped()).text(searched(id)).number(REACH);
+        let (is_all, member): (u8, Vec<u8>) = self.link.run(&scripts::POPPED, arguments).await?;
+        let parts = parts_of(&member);
         if let Some((queue, text, item)) = parts.and_then(|(queue, text)| Some((queue, text, resque::read(text)?))) {
-            return Ok(Some(self.job_of(queue, text, &item, self.link.now()?)));
+            return Ok((Some(self.job_of(queue, text, &item, self.link.now()?)), true));
         }
         // It may have been handed out meanwhile.
         let record = self.record_of(id).await?;
-        Ok(record.as_deref().and_then(Record::read).map(|record| record.into_job(id, &self.config)))
+        let job = record.as_deref().and_then(Record::read).map(|record| record.into_job(id, &self.config));
+        Ok((job, is_all == 1))
     }
 
     /// Looks for a job that was enqueued here in the queues where it may wait, and among those that are being taken off one.
     async fn search(&self, user: Option<u32>, id: JobId) -> Result<Sought, Refused> {
-        let _turn = self.searches.turn(user).await?;
+        let mut turn = self.searches.turn(user).await?;
         let mut queues = self.names().await?;
         // Its own is most likely among the first.
         queues.sort_by_key(|queue| !resque::may_be_of(id, queue));
-        let (mut has_more, mut left) = (false, MAX_SEARCHED_IN_ALL);
+        let mut left = Left { jobs: MAX_SEARCHED_IN_ALL, bytes: MAX_SEARCHED_BYTES_IN_ALL };
+        let mut has_more = false;
         for queue in queues {
-            let mut from = 0;
-            while from < MAX_SEARCHED && left > 0 {
-                let arguments = Arguments::default()
-                    .text(self.keys.queue(&queue))
-                    .number(from)
-                    .number(SEARCH_STEP)
-                    .number(self.largest())
-                    .text(searched(id));
-                let (looked, text): (i64, Vec<u8>) = self.link.run(&scripts::SEARCH, arguments).await?;
-                // It may be another one's payload that has this text.
-                if let Some(item) = resque::read(&text).filter(|item| item.id == Some(id)) {
-                    return Ok(Sought::Waits(queue, text, Box::new(item)));
-                }
-                let Ok(looked @ 1..) = u64::try_from(looked) else { break };
-                from += looked;
-                left = left.saturating_sub(looked);
+            match self.search_in(&queue, id, &mut left, &mut turn).await? {
+                Looked::Found(text, item) => return Ok(Sought::Waits(queue, text, item)),
+                Looked::AtAll => {}
+                Looked::AtFirstOnes => has_more = true,
             }
-            has_more |= from >= MAX_SEARCHED || left == 0;
         }
-        if let Some(job) = self.on_its_way(id).await? {
+        turn.comes().await;
+        let began = Instant::now();
+        let on_its_way = self.on_its_way(id).await;
+        turn.is_over(began.elapsed());
+        let (job, is_all) = on_its_way?;
+        if let Some(job) = job {
             return Ok(Sought::IsTaken(Box::new(job)));
         }
-        match has_more {
-            true => {
-                let why = format!(
-                    "job {id} is not among the first {MAX_SEARCHED} of its queue, nor the {MAX_SEARCHED_IN_ALL} that were looked \
-                     at of all: it is not looked for in more"
-                );
-                Err(Refused::Unavailable(why))
-            }
-            false => Err(Refused::NoJob(id)),
+        if !has_more && is_all {
+            return Err(Refused::NoJob(id));
         }
+        let why = format!(
+            "job {id} is done or cancelled, or waits behind others: it is not among the first {MAX_SEARCHED} of its queue, nor \
+             the {MAX_SEARCHED_IN_ALL} that were looked at of all (fewer, where they are large), and is not looked for in more"
+        );
+        Err(Refused::Unavailable(why))
+    }
+
+    /// Looks for it in one queue, in steps.
+    async fn search_in(&self, queue: &str, id: JobId, left: &mut Left, turn: &mut Turn<'_>) -> Result<Looked, Failed> {
+        let (mut looked, mut overlap, mut bytes) = (0, 0, 0);
+        while looked < MAX_SEARCHED && bytes < MAX_SEARCHED_BYTES && left.jobs > 0 && left.bytes > 0 {
+            let from = looked - overlap;
+            let arguments = Arguments::default()
+                .text(self.keys.queue(queue))
+                .number(from)
+                .number(SEARCH_STEP)
+                .number(self.largest())
+                .text(searched(id))
+                .number(REACH);
+            turn.comes().await;
+            let began = Instant::now();
+            let reply: Result<(i64, Vec<u8>, u64), Failed> = self.link.run(&scripts::SEARCH, arguments).await;
+            turn.is_over(began.elapsed());
+            let (step, text, read) = reply?;
+            // It may be another one's payload that has this text.
+            if let Some(item) = resque::read(&text).filter(|item| item.id == Some(id)) {
+                return Ok(Looked::Found(text, Box::new(item)));
+            }
+            let Ok(step @ 1..) = u64::try_from(step) else { return Ok(Looked::AtAll) };
+            let to = from + step;
+            left.jobs = left.jobs.saturating_sub(to.saturating_sub(looked));
+            left.bytes = left.bytes.saturating_sub(read);
+            (looked, bytes) = (to, bytes + read);
+            // Not at that one again.
+            overlap = if text.is_empty() { (step / 4).min(MAX_OVERLAP) } else { 0 };
+        }
+        Ok(Looked::AtFirstOnes)
     }
 
     /// Removes a job that nobody performs.
@@ -272,12 +351,11 @@ impl Redis {
         if self.remove_near_end(id, text, record).await.map_err(not_removed)? {
             return Ok(true);
         }
-        let _turn = self.searches.turn(user).await?;
+        let mut turn = self.searches.turn(user).await?;
         let began = Instant::now();
-        let is_removed = self.remove(id, text, record).await.map_err(not_removed)?;
-        // Redis does other things for as long.
-        sleep(began.elapsed().min(LOOK_INTERVAL)).await;
-        Ok(is_removed)
+        let is_removed = self.remove(id, text, record).await;
+        turn.is_over(began.elapsed());
+        is_removed.map_err(not_removed)
     }
 
     /// A job as it stands in the buffer.
@@ -355,8 +433,6 @@ fn searched(id: JobId) -> String {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use tokio::time::{sleep, timeout};
 
     use super::super::super::enqueue::Asker;
@@ -364,7 +440,7 @@ mod tests {
     use super::*;
     use crate::task::Tasks;
 
-    const SOON: std::time::Duration = std::time::Duration::from_secs(60);
+    const SOON: Duration = Duration::from_secs(60);
 
     /// Has the thread of the buffer hang until the other end is dropped.
     fn hang(redis: &Redis) -> std::sync::mpsc::Sender<()> {

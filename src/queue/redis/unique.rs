@@ -2,13 +2,16 @@
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::LazyLock;
+use std::time::Instant;
 
 use redis::Script;
+use tokio::time::sleep;
 
 use super::super::job::JobId;
-use super::Redis;
 use super::enqueue::{Draft, MAX_HELD_BYTES};
 use super::link::{Arguments, Failed};
+use super::search::Turn;
+use super::{LOOK_INTERVAL, Redis};
 
 /// Each run looks again at so many elements of the last one, and at no more than half of them: what is removed meanwhile moves
 /// others nearer to the end.
@@ -18,20 +21,20 @@ const MAX_OVERLAP: i64 = 100;
 /// there are no more elements, and the ids that were found. What is pushed or taken off meanwhile moves none of those that
 /// are yet to be looked at nearer to the end; what is removed does, of which there are few.
 ///
-/// Of those who have keys no more bytes are read than `ENQUEUE` admits; of the list so many elements or bytes, in parts that
-/// are as small as the elements are large.
+/// Of those who have keys no more bytes are read than `ENQUEUE` admits; of the list so many elements, or 512 KiB, or as many
+/// bytes as of those, in parts that are as small as the elements are large.
 static SEEK: LazyLock<Script> = LazyLock::new(|| {
     Script::new(
         r"
         local p, q, before, from, room = ARGV[1], ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[4]), tonumber(ARGV[5])
-        local unique, wanted, looked, part = p .. 'roster:unique:' .. q, {}, from, 1
+        local unique, wanted, looked, part, held = p .. 'roster:unique:' .. q, {}, from, 1, 0
         for number = 6, #ARGV do
-            room = room - redis.call('HSTRLEN', unique, ARGV[number])
-            if room < 0 then break end
+            held = held + redis.call('HSTRLEN', unique, ARGV[number])
+            if held > room then break end
             local of, text = string.match(redis.call('HGET', unique, ARGV[number]) or '', '^(%d+) (.*)$')
             if of then wanted[text] = of end
         end
-        local reply, to, bytes = {0}, from + 5000, 8388608
+        local reply, to, bytes = {0}, from + 5000, math.max(524288, math.min(held, room))
         -- It comes further each time, however large the elements are.
         while looked < to and (bytes > 0 or looked <= before) do
             local items = redis.pcall('LRANGE', p .. 'queue:' .. q, -looked - part, -looked - 1)
@@ -50,7 +53,7 @@ static SEEK: LazyLock<Script> = LazyLock::new(|| {
                 bytes = bytes - #item
             end
             looked = looked + part
-            part = left - bytes < 65536 and math.min(part * 2, 64) or 1
+            part = left - bytes < 65536 and math.min(part * 2, 16) or math.ceil(part / 2)
         end
         reply[1] = looked
         return reply",
@@ -92,8 +95,14 @@ impl Holders {
 }
 
 impl Redis {
-    /// Looks for who is said to have the keys of jobs, in steps, so that Redis does other things in between.
-    pub(super) async fn seek(&self, said: &[(&Draft, JobId)], holders: &mut Holders) -> Result<(), Failed> {
+    /// Looks for who is said to have the keys of jobs, in steps, so that Redis does other things in between, and others have
+    /// their turns. Who has none rests for as long.
+    pub(super) async fn seek(
+        &self,
+        said: &[(&Draft, JobId)],
+        holders: &mut Holders,
+        turn: &mut Option<Turn<'_>>,
+    ) -> Result<(), Failed> {
         let mut queues = BTreeMap::<String, HashMap<String, JobId>>::new();
         for (draft, id) in said {
             if let Some((queue, key)) = key_of(draft) {
@@ -101,7 +110,7 @@ impl Redis {
             }
         }
         for (queue, keys) in queues {
-            let found = self.found(&queue, &keys).await?;
+            let found = self.found(&queue, &keys, turn).await?;
             holders.0.extend(keys.into_iter().map(|(key, id)| {
                 let holder = if found.contains(&id) { Holder::Waits(id) } else { Holder::Gone(id) };
                 ((queue.clone(), key), holder)
@@ -111,13 +120,28 @@ impl Redis {
     }
 
     /// Which of those who are said to have these keys of a queue wait in it.
-    async fn found(&self, queue: &str, keys: &HashMap<String, JobId>) -> Result<HashSet<JobId>, Failed> {
+    async fn found(
+        &self,
+        queue: &str,
+        keys: &HashMap<String, JobId>,
+        turn: &mut Option<Turn<'_>>,
+    ) -> Result<HashSet<JobId>, Failed> {
         let (mut looked, mut overlap, mut found) = (0, 0, HashSet::new());
         while looked >= 0 && !keys.values().all(|id| found.contains(id)) {
             let from = looked - overlap;
             let arguments = Arguments::new(&self.keys.0).text(queue).number(looked as u64).number(from as u64);
             let arguments = arguments.number(MAX_HELD_BYTES).texts(keys.keys());
-            let reply: Vec<i64> = self.link.run(&SEEK, arguments).await?;
+            if let Some(turn) = turn.as_mut() {
+                turn.comes().await;
+            }
+            let began = Instant::now();
+            let reply: Result<Vec<i64>, Failed> = self.link.run(&SEEK, arguments).await;
+            let took = began.elapsed();
+            match turn.as_mut() {
+                Some(turn) => turn.is_over(took),
+                None => sleep(took.min(LOOK_INTERVAL)).await,
+            }
+            let reply = reply?;
             looked = reply.first().copied().unwrap_or(-1);
             overlap = ((looked - from) / 2).clamp(0, MAX_OVERLAP);
             found.extend(reply.into_iter().skip(1).map(|id| id as JobId));
