@@ -443,6 +443,9 @@ impl Redis {
         };
         let is_changed = self.change(step).await?;
         self.metrics.jobs_done.add((is_changed && is_done).into());
+        if is_changed && is_done {
+            self.searches.is_settled_now(id);
+        }
         if let Some(death) = death.filter(|_| is_changed) {
             self.metrics.jobs_died.increment();
             death.log();

@@ -1,6 +1,6 @@
 //! Searches: one job by its id, wherever it is.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
@@ -37,6 +37,9 @@ const MAX_OVERLAP: u64 = 100;
 /// the most of that (`resque`).
 const REACH: u64 = 8 << 10;
 
+/// It is known of so many jobs that they are settled.
+const MAX_SETTLED: usize = 65_536;
+
 /// Short rests become one, as timers know milliseconds.
 const LEAST_REST: Duration = Duration::from_millis(2);
 
@@ -50,6 +53,14 @@ pub(super) struct Searches {
     users: Mutex<HashMap<Option<u32>, UserLine>>,
     /// Until when it does.
     turn: tokio::sync::Mutex<Option<Instant>>,
+    settled: Mutex<Settled>,
+}
+
+/// The last jobs that this sidecar knows to be done or cancelled, for which nobody needs to look.
+#[derive(Debug, Default)]
+struct Settled {
+    ids: HashSet<JobId>,
+    in_order: VecDeque<JobId>,
 }
 
 #[derive(Debug, Default)]
@@ -90,6 +101,15 @@ impl Searches {
         Ok(turn)
     }
 
+    /// A job is done or cancelled: it never waits again.
+    pub(super) fn is_settled_now(&self, id: JobId) {
+        self.settled().add(id);
+    }
+
+    fn settled(&self) -> MutexGuard<'_, Settled> {
+        self.settled.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn users(&self) -> MutexGuard<'_, HashMap<Option<u32>, UserLine>> {
         self.users.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -113,6 +133,20 @@ impl Turn<'_> {
         if let Some(mut rests_until) = self.of_all.take() {
             let now = Instant::now();
             *rests_until = Some(rests_until.unwrap_or(now).max(now) + took.min(LOOK_INTERVAL));
+        }
+    }
+}
+
+impl Settled {
+    fn add(&mut self, id: JobId) {
+        if !self.ids.insert(id) {
+            return;
+        }
+        self.in_order.push_back(id);
+        if self.in_order.len() > MAX_SETTLED
+            && let Some(oldest) = self.in_order.pop_front()
+        {
+            self.ids.remove(&oldest);
         }
     }
 }
@@ -230,6 +264,10 @@ impl Redis {
 
     /// Looks for a job that was enqueued here in the queues where it may wait, and among those that are being taken off one.
     async fn search(&self, user: Option<u32>, id: JobId) -> Result<Sought, Refused> {
+        let is_settled = || self.searches.settled().ids.contains(&id);
+        if is_settled() {
+            return Err(Refused::NoJob(id));
+        }
         let mut turn = self.searches.turn(user).await?;
         let mut queues = self.names().await?;
         // Its own is most likely among the first.
@@ -251,7 +289,8 @@ impl Redis {
         if let Some(job) = job {
             return Ok(Sought::IsTaken(Box::new(job)));
         }
-        if !has_more && is_all {
+        // It may have been settled meanwhile.
+        if (!has_more && is_all) || is_settled() {
             return Err(Refused::NoJob(id));
         }
         let why = format!(
@@ -308,6 +347,7 @@ impl Redis {
                     |queue: &str, user| if is_allowed(queue, user) { Ok(()) } else { Err(Refused::NoJob(id)) };
                 let in_buffer = redis.cancel_buffered(of_buffer, id, &allowed).await?;
                 if let InBuffer::Found(..) = in_buffer {
+                    redis.searches.is_settled_now(id);
                     return Ok(());
                 }
                 let text = redis.record_of(id).await?;
@@ -336,7 +376,11 @@ impl Redis {
                         removed.map_err(|failed| not_removed(id, failed))?
                     }
                 };
-                if is_removed { Ok(()) } else { Err(Refused::Running(id)) }
+                if !is_removed {
+                    return Err(Refused::Running(id));
+                }
+                redis.searches.is_settled_now(id);
+                Ok(())
             })
         };
         self.ask(&place, cancel, no_matter).await
