@@ -1294,6 +1294,57 @@ fn one_user_may_look_for_several_jobs_at_once() {
 }
 
 #[test]
+fn a_step_of_a_search_looks_at_half_a_mebibyte_and_one_search_at_no_more_than_so_many_of_a_queue() {
+    let redis = Redis::start(&["--slowlog-log-slower-than", "0", "--slowlog-max-len", "100000"]);
+    let roster = connected(&redis, "");
+    redis.ask(&["SADD", "resque:queues", "mail"]);
+    let large = "for _ = 1, tonumber(ARGV[1]) do
+        redis.call('RPUSH', KEYS[1], '{\"class\":\"C\",\"args\":[' .. string.rep('\"\",', 21000) .. '0]}') end";
+    let fill = |count: &str| redis.ask(&["EVAL", large, "1", "resque:queue:mail", count]);
+    let steps = |id: i64| {
+        let text = format!(r#""id":"{id:032x}""#);
+        redis.ask(&["SLOWLOG", "GET", "100000"]).lines().filter(|line| *line == text).count()
+    };
+    fill("100");
+    let id = enqueue(&roster, job("C", "{}")).expect("there is room");
+    redis.ask(&["SLOWLOG", "RESET"]);
+    assert_eq!(found(&roster, id).map(|job| job.id).ok(), Some(id));
+    // Nine have 0.54 MiB, and of these two are looked at again: so that none is missed where others are taken meanwhile.
+    let count = steps(id);
+    assert!((13..20).contains(&count), "{count}");
+    // After 32 MiB it is enough.
+    fill("700");
+    let refused: Overloaded = exception(found(&roster, 7)).expect("it may wait behind others");
+    assert!(refused.message.contains("job 7 is done or cancelled, or waits behind others"), "{}", refused.message);
+    let count = steps(7);
+    assert!((55..80).contains(&count), "{count}");
+}
+
+#[test]
+fn nobody_looks_for_a_job_that_was_lately_settled_here() {
+    let redis = Redis::start(&[]);
+    let roster = connected(&redis, "");
+    let ids = ["1", "2"].map(|payload| enqueue(&roster, job("C", payload)).expect("there is room"));
+    let fill = "for _ = 1, 30000 do redis.call('RPUSH', KEYS[1], '{}') end";
+    redis.ask(&["EVAL", fill, "1", "resque:queue:mail"]);
+    let taken = take(&roster, 1, None, 0);
+    assert_eq!(taken[0].id, ids[0]);
+    update(&roster, &taken[0], JobAction::DONE).expect("it has the lease");
+    roster.client().cancel_job(JobQuery { id: ids[1] }).expect("nobody performs it");
+    let looks = calls(&redis, "lrange");
+    for id in ids {
+        exception::<NotFound>(found(&roster, id)).expect("it is nowhere");
+        exception::<NotFound>(roster.client().cancel_job(JobQuery { id })).expect("it is nowhere");
+    }
+    assert_eq!(calls(&redis, "lrange"), looks);
+    // Another sidecar says what it does not know.
+    let other = connected(&redis, "");
+    let refused: Overloaded = exception(found(&other, ids[0])).expect("it may wait behind others");
+    assert!(refused.message.contains("is done or cancelled, or waits behind others"), "{}", refused.message);
+    assert!(calls(&redis, "lrange") > looks);
+}
+
+#[test]
 fn what_tidies_up_and_is_refused_ends_no_connection() {
     let redis = Redis::start(&[]);
     let roster = connected(&redis, "");
@@ -1502,6 +1553,23 @@ fn who_has_a_key_is_found_behind_large_jobs_of_others() {
     let first = enqueue();
     redis.ask(&["EVAL", fill, "0", "200", "100000"]);
     assert_eq!(enqueue(), first);
+}
+
+#[test]
+fn who_has_a_key_is_looked_for_in_steps_of_half_a_mebibyte() {
+    let redis = Redis::start(&["--slowlog-log-slower-than", "0", "--slowlog-max-len", "100000"]);
+    let roster = connected(&redis, "");
+    let unique = || enqueue(&roster, NewJob { unique_key: Some("of a job in front".into()), ..job("C", "{}") });
+    let id = unique().expect("there is room");
+    let fill = "for n = 1, 2000 do redis.call('RPUSH', KEYS[1], string.rep('x', 10000) .. n) end
+        for n = 1, 4000 do for _, push in ipairs({'LPUSH', 'RPUSH'}) do redis.call(push, KEYS[1], n) end end";
+    redis.ask(&["EVAL", fill, "1", "resque:queue:mail"]);
+    redis.ask(&["SLOWLOG", "RESET"]);
+    assert_eq!(unique().expect("an answer"), id);
+    // 20 MB: at least half of each step is new. Two more ask for the job to be enqueued.
+    let log = redis.ask(&["SLOWLOG", "GET", "100000"]);
+    let steps = log.lines().filter(|line| *line == "of a job in front").count();
+    assert!((40..120).contains(&steps), "{steps}");
 }
 
 #[test]

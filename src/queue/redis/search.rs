@@ -480,7 +480,9 @@ mod tests {
     use tokio::time::{sleep, timeout};
 
     use super::super::super::enqueue::Asker;
+    use super::super::super::job::{MAX_ERROR, MAX_KEY, Unique, Until};
     use super::super::super::{Config, NewJob};
+    use super::super::resque::Extras;
     use super::*;
     use crate::task::Tasks;
 
@@ -501,6 +503,55 @@ mod tests {
 
     async fn in_time<T>(answer: impl Future<Output = T>) -> T {
         timeout(SOON, answer).await.expect("an answer")
+    }
+
+    #[test]
+    fn behind_the_id_of_a_job_stands_no_more_than_is_looked_at() {
+        let extras = Extras {
+            id: Some(u64::MAX),
+            user: Some(u32::MAX),
+            retries: Some(u32::MAX),
+            timeout_ms: Some(u64::MAX),
+            keep_result_ms: Some(u64::MAX),
+            unique: Some(Unique { key: "\"".repeat(MAX_KEY), until: Until::Success }),
+            attempt: u32::MAX,
+            failures: u32::MAX,
+            lost: u32::MAX,
+            error: Some("\u{1}".repeat(MAX_ERROR + 1)),
+            due_at: Some(u64::MAX),
+        };
+        let job = NewJob { queue: "mail".into(), name: "C".into(), ..NewJob::default() };
+        let text = resque::waiting(&job, "null", 7, u64::MAX, &extras);
+        let at = text.find(&searched(7)).expect("its id");
+        assert!((text.len() - at) as u64 <= REACH, "{}", text.len() - at);
+    }
+
+    #[test]
+    fn of_so_many_jobs_it_is_known_that_they_are_settled_and_the_last_ones_are_those() {
+        let searches = Searches::default();
+        (0..=MAX_SETTLED as u64).for_each(|id| searches.is_settled_now(id));
+        searches.is_settled_now(1);
+        let is_settled = |id: JobId| searches.settled().ids.contains(&id);
+        assert!(!is_settled(0) && (1..=MAX_SETTLED as u64).all(is_settled));
+        assert_eq!(searches.settled().ids.len(), MAX_SETTLED);
+    }
+
+    #[tokio::test]
+    async fn between_two_steps_of_a_search_redis_rests_and_others_have_their_turns_but_none_of_the_same_user() {
+        const A_WHILE: Duration = Duration::from_millis(50);
+        let searches = Searches::default();
+        let mut first = searches.turn(Some(1)).await.expect("few wait");
+        let began = Instant::now();
+        first.is_over(A_WHILE);
+        let mut second = in_time(searches.turn(Some(2))).await.expect("few wait");
+        assert!(began.elapsed() >= A_WHILE, "{:?}", began.elapsed());
+        assert!(timeout(A_WHILE, first.comes()).await.is_err(), "another one has the turn");
+        second.is_over(Duration::ZERO);
+        in_time(first.comes()).await;
+        first.is_over(Duration::ZERO);
+        assert!(timeout(A_WHILE, searches.turn(Some(1))).await.is_err(), "the first search is not at its end");
+        drop(first);
+        in_time(searches.turn(Some(1))).await.expect("few wait");
     }
 
     #[tokio::test]
