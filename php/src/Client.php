@@ -773,7 +773,11 @@ class Client
         return array_combine(array_keys($jobs), $ids);
     }
 
-    /** A job that this user enqueued or may perform, as it stands; null: there is none, as when it is done and not kept. */
+    /**
+     * A job that this user enqueued or may perform, as it stands; null: there is none, as when it is done and not kept.
+     *
+     * @throws Exception\Overloaded if it is not known, as more jobs wait in Redis than are looked at, or the disk fails
+     */
     public function job(int $id): ?Job
     {
         return $this->transports()->consult(static fn (Endpoint $endpoint) => $endpoint->job($id))[0];
