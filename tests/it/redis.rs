@@ -1408,11 +1408,20 @@ fn what_others_write_into_keys_that_many_share_stops_nothing_else() {
     }
     redis.ask(&["SADD", "resque:queues", "other"]);
     redis.ask(&["SET", "resque:roster:running:other", "no set"]);
+    // What is no mark, beside lists of those names, and a mark of a job that is gone.
+    let (sha, far) = ("a".repeat(40), "1".repeat(30));
+    redis.ask(&["RPUSH", "resque:delayed:", "x"]);
+    let marks =
+        [":aa:12", "x", "0", "5", "05:a:7", &format!("{far}:{sha}:7"), &format!("1:{sha}:"), &format!("1:{sha}:7")];
+    for mark in marks.map(str::as_bytes).into_iter().chain([&b"\xff:aa:7"[..], b"1:\xff:7"]) {
+        redis.ask(&[b"ZADD".as_slice(), b"resque:roster:scheduled", b"0", mark]);
+    }
     eventually("they are looked at", SOON, || {
         let left = redis.ask(&["ZCOUNT", "resque:roster:due", "-inf", "1000"]);
-        let [schedule, results] =
-            ["delayed_queue_schedule", "roster:results"].map(|key| redis.ask(&["ZCARD", &format!("resque:{key}")]));
-        ensure(left == "0" && schedule == "0" && results == "0", format!("{left} {schedule} {results}"))
+        let [schedule, results, marks] = ["delayed_queue_schedule", "roster:results", "roster:scheduled"]
+            .map(|key| redis.ask(&["ZCARD", &format!("resque:{key}")]));
+        let is_done = [&left, &schedule, &results, &marks].into_iter().all(|left| left == "0");
+        ensure(is_done, format!("{left} {schedule} {results} {marks}"))
     });
     redis.ask(&["SET", "resque:delayed_queue_schedule", "no set"]);
     roster.logs("keys=\"delayed_queue_schedule\"");

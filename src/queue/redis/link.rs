@@ -49,8 +49,10 @@ pub(super) struct Failed {
     why: String,
     /// Whether it is known to have done nothing of it.
     pub(super) is_refused: bool,
-    /// Whether it is the type of a key alone that is wrong.
+    /// Whether it is the type of a key alone that is wrong,
     pub(super) is_of_a_key: bool,
+    /// or that or something else in Redis, of which all other things may be asked.
+    pub(super) is_of_data: bool,
     pub(super) lacks: Option<Lack>,
 }
 
@@ -191,18 +193,19 @@ impl Link {
         arguments.0.iter().for_each(|argument| _ = invocation.arg(argument));
         let mut connection = self.up.load().as_ref().ok_or_else(|| self.is_down())?.connection.clone();
         let reply: Value = invocation.invoke_async(&mut connection).await.map_err(|error| self.failed(&error))?;
-        T::from_redis_value(reply).map_err(|_| self.no(&"its answer is not understood"))
+        T::from_redis_value(reply).map_err(|_| self.not_understood())
     }
 
     pub(super) async fn command<T: FromRedisValue>(&self, command: &redis::Cmd) -> Result<T, Failed> {
         let mut connection = self.up.load().as_ref().ok_or_else(|| self.is_down())?.connection.clone();
-        command.query_async(&mut connection).await.map_err(|error| self.failed(&error))
+        let reply: Value = command.query_async(&mut connection).await.map_err(|error| self.failed(&error))?;
+        T::from_redis_value(reply).map_err(|_| self.not_understood())
     }
 
     fn is_down(&self) -> Failed {
         let why = self.down.load().as_ref().map(|why| why.to_string());
         let why = why.unwrap_or_else(|| self.no(&"it is being connected to").why);
-        Failed { why, is_refused: true, is_of_a_key: false, lacks: None }
+        Failed { why, is_refused: true, is_of_a_key: false, is_of_data: false, lacks: None }
     }
 
     /// It has not answered in time, and may have done what it was asked.
@@ -212,7 +215,12 @@ impl Link {
 
     fn no(&self, why: &dyn std::fmt::Display) -> Failed {
         let why = format!("Redis at {} cannot be used: {why}", self.server);
-        Failed { why, is_refused: true, is_of_a_key: false, lacks: None }
+        Failed { why, is_refused: true, is_of_a_key: false, is_of_data: false, lacks: None }
+    }
+
+    fn not_understood(&self) -> Failed {
+        let why = format!("what Redis at {} has there is not understood", self.server);
+        Failed { why, is_refused: true, is_of_a_key: false, is_of_data: true, lacks: None }
     }
 
     /// An error in words, that name the server and the cure.
@@ -258,7 +266,15 @@ impl Link {
             (false, true) => Some(Lack::Rights),
             (false, false) => None,
         };
-        Failed { is_refused, is_of_a_key: says("WRONGTYPE"), lacks, ..self.no(&why) }
+        let is_of_a_key = says("WRONGTYPE");
+        // Of a script that ran: what it found there made it fail.
+        let is_of_script = ["user_script", "running script"].into_iter().any(says) && !says("nknown Redis command");
+        let is_of_data = is_of_a_key || cure.is_empty() && is_of_script;
+        let why = match is_of_data {
+            true => format!("Redis at {} does not do that with what it has there: {why}", self.server),
+            false => self.no(&why).why,
+        };
+        Failed { why, is_refused, is_of_a_key, is_of_data, lacks }
     }
 }
 
@@ -278,5 +294,49 @@ impl Arguments {
 
     pub(super) fn texts(self, texts: impl IntoIterator<Item = impl AsRef<[u8]>>) -> Self {
         texts.into_iter().fold(self, Self::text)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_wrong_with_data_is_no_outage_and_what_is_wrong_with_redis_is_one() {
+        let link = Link::new("redis://127.0.0.1:1/0".parse().expect("a server"), Config::default());
+        let failed = |said: &str| match redis::parse_redis_value(format!("-{said}\r\n").as_bytes()) {
+            Ok(Value::ServerError(error)) => link.failed(&error.into()),
+            other => panic!("{other:?}"),
+        };
+        let place = "script: 1f2e, on @user_script:10.";
+        for said in [
+            "WRONGTYPE Operation against a key holding the wrong kind of value",
+            &format!("WRONGTYPE Operation against a key holding the wrong kind of value {place}"),
+            &format!("ERR value is not a valid float {place}"),
+            &format!("ERR user_script:1: attempt to concatenate a nil value {place}"),
+            "ERR Error running script (call to f_1f2e): @user_script:1: ERR value is not a valid float",
+        ] {
+            let failed = failed(said);
+            assert!(failed.is_of_data && failed.is_refused, "{failed:?}");
+            assert_eq!(failed.is_of_a_key, said.starts_with("WRONGTYPE"), "{failed:?}");
+            assert!(!failed.to_string().contains("cannot be used"), "{failed}");
+        }
+        for said in [
+            "LOADING Redis is loading the dataset in memory",
+            &format!("OOM command not allowed when used memory > 'maxmemory'. {place}"),
+            &format!("READONLY You can't write against a read only replica. {place}"),
+            &format!("NOREPLICAS Not enough good replicas to write. {place}"),
+            &format!("NOPERM The user executing the script can't run this command or subcommand {place}"),
+            "ERR Error running script (call to f_1f2e): @user_script:1: -OOM command not allowed",
+            &format!("ERR Unknown Redis command called from script {place}"),
+            "MASTERDOWN Link with MASTER is down and replica-serve-stale-data is set to 'no'.",
+            "CLUSTERDOWN Hash slot not served",
+            "NOAUTH Authentication required.",
+            "BUSY Redis is busy running a script. You can only call SCRIPT KILL or SHUTDOWN NOSAVE.",
+            "ERR max number of clients reached",
+        ] {
+            let failed = failed(said);
+            assert!(!failed.is_of_data && failed.to_string().contains("cannot be used"), "{failed:?}");
+        }
     }
 }

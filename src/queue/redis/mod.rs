@@ -266,8 +266,8 @@ impl Redis {
         let arguments = Arguments::default().text(self.keys.popped());
         match self.link.run::<u8>(&scripts::PROBE, arguments).await {
             Err(failed) if failed.lacks == Some(Lack::Memory) => self.refusals.note(Write::Growth, &failed),
-            Err(failed) if failed.lacks.is_none() && !failed.is_of_a_key => return Err(failed),
-            // A key of another type is told where it is read.
+            Err(failed) if failed.lacks.is_none() && !failed.is_of_data => return Err(failed),
+            // What is wrong with a key is told where it is read.
             _ => self.refusals.end(Write::Growth),
         }
         Ok(())

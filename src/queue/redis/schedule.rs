@@ -81,29 +81,41 @@ static MARK: LazyLock<Script> = LazyLock::new(|| {
 
 /// Marks of the oldest second that has some, if it is over and its list is gone, with their records: `{mark, id, record, …}`. A
 /// list that is there is in the schedule from then on: others may have taken it from there just when it was filled again.
+///
+/// What is no mark is taken away at once: it would stand before the marks, and keep them from being looked at.
 static STRAY: LazyLock<Script> = LazyLock::new(|| {
     Script::new(
         r"
-        local p, now, most = ARGV[1], tonumber(ARGV[2]), ARGV[3]
-        local reply, marks, bytes = {}, p .. 'roster:scheduled', 1048576
-        local first = redis.call('ZRANGE', marks, 0, 0)[1]
-        local second = first and string.match(first, '^%d+') or ''
-        if not first or second ~= '' and tonumber(second) > now then return reply end
-        if redis.call('TYPE', p .. 'delayed:' .. second).ok == 'list' then
-            -- As in `POP`.
-            redis.pcall('ZREM', p .. 'roster:popped', '')
-            redis.call('ZADD', p .. 'delayed_queue_schedule', second, second)
-            return reply
-        end
-        for _, mark in ipairs(redis.call('ZRANGE', marks, 0, most - 1)) do
-            if string.sub(mark, 1, #second + 1) ~= second .. ':' and mark ~= first then break end
-            local id = string.match(mark, '%d+$') or ''
-            local record = redis.call('HGET', p .. 'roster:jobs', id) or ''
-            table.insert(reply, mark)
-            table.insert(reply, id)
-            table.insert(reply, record)
-            bytes = bytes - #record
-            if bytes <= 0 then break end
+        local p, now, most, bytes = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3]), 1048576
+        local reply, marks, second, at = {}, p .. 'roster:scheduled', nil, 0
+        for _ = 1, most do
+            local mark = redis.call('ZRANGE', marks, at, at)[1]
+            if not mark or bytes <= 0 then break end
+            bytes = bytes - #mark
+            local of, id
+            if #mark <= 80 then of, id = string.match(mark, '^([1-9]%d*):%x+:(%d+)$') end
+            if not of or #of > 10 then
+                redis.call('ZREM', marks, mark)
+            else
+                if not second then
+                    second = of
+                    if tonumber(second) > now then break end
+                    if redis.call('TYPE', p .. 'delayed:' .. second).ok == 'list' then
+                        -- As in `POP`.
+                        redis.pcall('ZREM', p .. 'roster:popped', '')
+                        redis.call('ZADD', p .. 'delayed_queue_schedule', second, second)
+                        break
+                    end
+                elseif of ~= second then
+                    break
+                end
+                local record = redis.call('HGET', p .. 'roster:jobs', id) or ''
+                table.insert(reply, mark)
+                table.insert(reply, id)
+                table.insert(reply, record)
+                bytes = bytes - #record
+                at = at + 1
+            end
         end
         return reply",
     )

@@ -201,8 +201,21 @@ impl Redis {
     pub(super) fn passes_over<T>(&self, keys: &str, done: Result<T, Failed>) -> Result<Option<T>, Failed> {
         match done {
             Ok(done) => Ok(Some(done)),
-            Err(failed) if failed.is_of_a_key => {
-                tracing::warn!(keys, error = %failed, "a key of Redis is of another type than it should be");
+            Err(failed) if failed.is_of_data => {
+                match failed.is_of_a_key {
+                    true => tracing::warn!(
+                        keys,
+                        error = %failed,
+                        "a key of Redis is of another type than it should be, and what it is for is not done: rename it, or \
+                         remove it with `DEL`"
+                    ),
+                    false => tracing::warn!(
+                        keys,
+                        error = %failed,
+                        "something in a key of Redis is not as it should be, and what it is for is not done: remove what \
+                         Roster and clients of Resque have not written"
+                    ),
+                }
                 Ok(None)
             }
             Err(failed) => Err(failed),
