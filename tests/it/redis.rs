@@ -1423,8 +1423,23 @@ fn what_others_write_into_keys_that_many_share_stops_nothing_else() {
         let is_done = [&left, &schedule, &results, &marks].into_iter().all(|left| left == "0");
         ensure(is_done, format!("{left} {schedule} {results} {marks}"))
     });
-    redis.ask(&["SET", "resque:delayed_queue_schedule", "no set"]);
-    roster.logs("keys=\"delayed_queue_schedule\"");
+    let wrong = ["delayed_queue_schedule", "roster:due", "roster:scheduled", "roster:results", "roster:popped"];
+    for key in wrong {
+        redis.ask(&["DEL", &format!("resque:{key}")]);
+        redis.ask(&["SET", &format!("resque:{key}"), "no set"]);
+    }
+    roster.logs("keys=\"roster:results");
+    let looked = calls(&redis, "time");
+    eventually("some ticks are over", SOON, || {
+        let now = calls(&redis, "time");
+        ensure(now > looked + 2, format!("{looked}, {now}"))
+    });
+    let log = roster.log();
+    for key in wrong {
+        let lines: Vec<_> = log.lines().filter(|line| line.contains(&format!("keys=\"{key}"))).collect();
+        assert!(matches!(lines[..], [line] if !line.contains("cannot be used")), "one line a minute: {lines:?}");
+        redis.ask(&["DEL", &format!("resque:{key}")]);
+    }
     let id = enqueue(&roster, job("C", "{}")).expect("there is room");
     let taken = take(&roster, 1, None, 0);
     assert_eq!(taken.iter().map(|job| job.id).collect::<Vec<_>>(), [id]);

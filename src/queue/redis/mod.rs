@@ -45,7 +45,7 @@ use self::keys::{Keys, Step};
 use self::link::{Arguments, Failed, Lack, Link, TIMEOUT};
 use self::look::Undated;
 use self::record::Record;
-use self::refusals::{Refusals, Write};
+use self::refusals::{Notices, Refusals, Write};
 use self::search::Searches;
 pub use self::server::Server;
 use super::change::Refused;
@@ -100,6 +100,8 @@ pub(super) struct Redis {
     undated: Mutex<HashMap<String, Undated>>,
     /// What it does not let be written, while it can be asked.
     refusals: Refusals,
+    /// Which keys are not as they should be.
+    notices: Notices,
     /// Why all queues stand still, as others want it.
     all_paused: ArcSwapOption<String>,
     /// How many wait for jobs of which queues,
@@ -146,6 +148,7 @@ impl Redis {
             in_the_way: Mutex::default(),
             undated: Mutex::default(),
             refusals: Refusals::default(),
+            notices: Notices::default(),
             all_paused: ArcSwapOption::empty(),
             wanted: Mutex::default(),
             ready: watch::Sender::default(),

@@ -1,9 +1,15 @@
 //! Refusals: what Redis does not let be written, though it can be asked; for the log, and for whoever asks what is wrong.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use super::link::{Failed, Lack};
+use crate::clock::Moment;
+
+/// How often the log has a line of what stays as it is, and of how many keys in that time.
+const NOTICE_INTERVAL: Duration = Duration::from_secs(60);
+const MAX_NOTICES: usize = 256;
 
 /// What is written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -89,5 +95,38 @@ impl Refusals {
 
     fn noted(&self) -> MutexGuard<'_, Noted> {
         self.noted.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Which keys are not as they should be: of each the log has a line when that is new, and then once a minute.
+#[derive(Debug, Default)]
+pub(super) struct Notices(Mutex<HashMap<String, Moment>>);
+
+impl Notices {
+    /// Whether the log is to have a line of these keys now.
+    pub(super) fn are_due(&self, keys: &str, now: Moment) -> bool {
+        let mut logged = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        logged.retain(|_, at| now.since(*at) < NOTICE_INTERVAL);
+        let is_due = logged.len() < MAX_NOTICES && !logged.contains_key(keys);
+        if is_due {
+            logged.insert(keys.to_owned(), now);
+        }
+        is_due
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_log_has_a_line_of_each_key_once_a_minute_and_of_so_many() {
+        let (notices, now) = (Notices::default(), Moment::now());
+        assert!(notices.are_due("a", now) && notices.are_due("b", now));
+        let (soon, later) = (now + NOTICE_INTERVAL / 2, now + NOTICE_INTERVAL);
+        assert!(!notices.are_due("a", soon) && notices.are_due("c", soon));
+        assert!(notices.are_due("a", later) && !notices.are_due("c", later));
+        let due = (0..1_000).filter(|key| notices.are_due(&key.to_string(), later)).count();
+        assert_eq!(due, MAX_NOTICES - 2);
     }
 }

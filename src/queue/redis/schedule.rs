@@ -13,6 +13,7 @@ use super::record::Record;
 use super::resque::{self, Extras};
 use super::scripts::CHANGES;
 use super::tick::BATCH;
+use crate::clock::Moment;
 
 /// An element of a scheduler's list, or the length of a large one; and the id and the record of the job here that it is, or none.
 type Element = (Value, Vec<u8>, Vec<u8>);
@@ -171,7 +172,9 @@ impl Redis {
         }
         if !wrong.is_empty() {
             let key = String::from_utf8_lossy(&wrong);
-            tracing::warn!(list, key = &*key, "a key of Redis is of another type than it should be");
+            if self.notices.are_due(&format!("{key} for {list}"), Moment::now()) {
+                tracing::warn!(list, key = &*key, "a key of Redis is of another type than it should be");
+            }
             if key != aside
                 && let Some((_, text)) = moves.get(moved)
             {

@@ -14,6 +14,7 @@ use super::link::{Arguments, Failed};
 use super::record::Record;
 use super::resque;
 use super::{Redis, TICK, scripts};
+use crate::clock::Moment;
 
 /// So many are looked at in one request, and so many requests are made in one tick.
 pub(super) const BATCH: u64 = 100;
@@ -197,12 +198,14 @@ impl Redis {
         Ok(())
     }
 
-    /// What is bad is passed over, and nothing else: it closes no connection. None: Redis has refused to do it.
+    /// What is bad is passed over, and nothing else: it closes no connection. The log has a line of these keys now and then. None:
+    /// Redis has refused to do it.
     pub(super) fn passes_over<T>(&self, keys: &str, done: Result<T, Failed>) -> Result<Option<T>, Failed> {
         match done {
             Ok(done) => Ok(Some(done)),
             Err(failed) if failed.is_of_data => {
                 match failed.is_of_a_key {
+                    _ if !self.notices.are_due(keys, Moment::now()) => {}
                     true => tracing::warn!(
                         keys,
                         error = %failed,
