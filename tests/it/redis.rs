@@ -461,6 +461,24 @@ fn one_bad_element_harms_no_other() {
 }
 
 #[test]
+fn members_that_are_no_text_hide_no_job_of_their_state() {
+    let redis = Redis::start(&[]);
+    let roster = connected(&redis, "");
+    let id = enqueue(&roster, job("C", "{}")).expect("there is room");
+    update(&roster, &take(&roster, 1, None, 0)[0], JobAction::BURY).expect("it has the lease");
+    redis.ask(&["ZADD", "resque:roster:dead:mail", "1", "", "1", "8", "1", "007", "1", "x"]);
+    redis.ask(&[&b"ZADD"[..], b"resque:roster:dead:mail", b"1", b"\xff\xfe"]);
+    redis.ask(&[&b"HSET"[..], b"resque:roster:jobs", b"8", b"\xff"]);
+    let listed = roster.cli(["queue", "peek", "mail", "dead", "-o", "json"]).text();
+    assert!(listed.contains(&id.to_string()), "{listed}");
+    exception::<NotFound>(found(&roster, 8)).expect("it is damaged");
+    roster.cli(["queue", "retry", "mail", "--all"]).text();
+    assert_eq!(take(&roster, 9, None, 0).iter().map(|job| job.id).collect::<Vec<_>>(), [id]);
+    roster.cli(["queue", "purge", "mail", "dead"]).text();
+    assert!(!roster.log().contains("cannot be used"), "{}", roster.log());
+}
+
+#[test]
 fn what_is_not_done_in_redis_is_refused() {
     let redis = Redis::start(&[]);
     let roster = connected(&redis, "");

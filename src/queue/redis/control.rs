@@ -12,7 +12,7 @@ use super::super::job::{JobId, State};
 use super::super::order::Order;
 use super::keys::Step;
 use super::link::{Arguments, Failed};
-use super::record::Record;
+use super::record::{Record, known};
 use super::resque::{self, Extras};
 use super::{Redis, no_matter, scripts};
 
@@ -90,10 +90,10 @@ impl Redis {
                 return Ok((count, false));
             }
             for (id, text) in records {
-                let is_done = match (id.parse(), Record::read(&text)) {
-                    (Ok(id), Some(record)) if is_retry => self.revive(id, &text, &record).await?,
-                    (Ok(id), Some(record)) => self.remove(id, &text, &record).await?,
-                    _ => false,
+                let is_done = match known(&id, &text) {
+                    Some((id, text, record)) if is_retry => self.revive(id, text, &record).await?,
+                    Some((id, text, record)) => self.remove(id, text, &record).await?,
+                    None => false,
                 };
                 match is_done {
                     true => count += 1,

@@ -15,7 +15,7 @@ use super::super::job::{Job, MAX_QUEUE_NAME, OVERHEAD, State};
 use super::super::look::{Overview, Page};
 use super::super::order::Order;
 use super::link::{Arguments, Failed};
-use super::record::Record;
+use super::record::{Record, known};
 use super::resque::{self, Item};
 use super::{Redis, no_matter, scripts};
 use crate::clock::{Moment, millis_since_1970};
@@ -216,7 +216,7 @@ impl Redis {
         order: Order,
         from: u64,
         limit: u64,
-    ) -> Result<Vec<(String, String)>, Failed> {
+    ) -> Result<Vec<(Vec<u8>, Vec<u8>)>, Failed> {
         let state = match order {
             Order::Waiting => return Ok(Vec::new()),
             Order::Delayed => "delayed",
@@ -231,7 +231,10 @@ impl Redis {
 
     async fn kept(&self, queue: &str, order: Order, from: u64, limit: u64) -> Result<Vec<Option<Job>>, Failed> {
         let records = self.records(queue, order, from, limit).await?;
-        let job = |(id, text): (String, String)| Some(Record::read(&text)?.into_job(id.parse().ok()?, &self.config));
+        let job = |(id, text): (Vec<u8>, Vec<u8>)| {
+            let (id, _, record) = known(&id, &text)?;
+            Some(record.into_job(id, &self.config))
+        };
         Ok(records.into_iter().map(job).collect())
     }
 

@@ -303,9 +303,10 @@ impl Redis {
         self.link.run::<u8>(&scripts::CHANGE, step.arguments()).await.map(|done| done == 1)
     }
 
-    /// The record of a job as it is written.
+    /// The record of a job as it is written. What is no text is none.
     async fn record_of(&self, id: JobId) -> Result<Option<String>, Failed> {
-        self.link.command(redis::cmd("HGET").arg(self.keys.jobs()).arg(id)).await
+        let text: Option<Vec<u8>> = self.link.command(redis::cmd("HGET").arg(self.keys.jobs()).arg(id)).await?;
+        Ok(text.and_then(|text| String::from_utf8(text).ok()))
     }
 
     fn largest(&self) -> u64 {

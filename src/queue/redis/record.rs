@@ -231,6 +231,14 @@ impl Record {
     }
 }
 
+/// A record as it is written under an id. None: it is damaged, or somebody else's, or this is no id.
+pub(super) fn known<'r>(id: &[u8], record: &'r [u8]) -> Option<(JobId, &'r str, Record)> {
+    let (number, written): (JobId, _) = (str::from_utf8(id).ok()?.parse().ok()?, str::from_utf8(record).ok()?);
+    // Not `007`, which would never be taken away as job 7.
+    let is_id = number.to_string().as_bytes() == id;
+    Some((number, written, Record::read(written)?)).filter(|_| is_id)
+}
+
 pub(super) fn cut(error: &str) -> String {
     shortened(error, MAX_ERROR).into_owned()
 }

@@ -285,8 +285,7 @@ impl Redis {
 
 /// The record of a job that is delayed until this second, if it still is.
 fn known<'r>(id: &[u8], record: &'r [u8], second: &str) -> Option<(JobId, &'r str, Record)> {
-    let (id, written) = (str::from_utf8(id).ok()?.parse().ok()?, str::from_utf8(record).ok()?);
-    let record = Record::read(written)?;
+    let (id, written, record) = super::record::known(id, record)?;
     let is_delayed = matches!(record.state, State::Delayed { .. });
     let is_until = record.scheduled.is_some_and(|until| until.to_string() == second);
     (is_delayed && is_until).then_some((id, written, record))
