@@ -479,6 +479,47 @@ fn members_that_are_no_text_hide_no_job_of_their_state() {
 }
 
 #[test]
+fn what_is_too_large_to_be_of_a_job_is_never_read() {
+    let redis = Redis::start(&[]);
+    // As another sidecar may have settled it.
+    let field = r#"["digest","@yearly","UTC"]"#;
+    let fill = format!(
+        "local large = string.rep('x', 40000000)
+        redis.call('HSET', 'resque:roster:jobs', '7', large, '8', large, '9', large, '', large)
+        redis.call('HSET', 'resque:roster:recurring', '{field}', large)
+        redis.call('SET', 'resque:pause-all-workers', large)
+        redis.call('SADD', 'resque:queues', 'mail')
+        redis.call('ZADD', 'resque:roster:dead:mail', 1, '8', 1, large)
+        redis.call('ZADD', 'resque:roster:due', 1, '7', 1, large, 1, '')
+        redis.call('ZADD', 'resque:roster:popped', 1, large)
+        redis.call('ZADD', 'resque:roster:scheduled', 0, large, 0, '1:aa:9')
+        redis.call('ZADD', 'resque:delayed_queue_schedule', 1, large)"
+    );
+    redis.ask(&["EVAL", &fill, "0"]);
+    let recurring = "[[queue.recurring]]\nname = 'digest'\nqueue = 'mail'\njob = 'Digest'\nschedule = '@yearly'\n";
+    let roster = connected(&redis, recurring);
+    let id = enqueue(&roster, job("C", "{}")).expect("there is room");
+    exception::<NotFound>(found(&roster, 7)).expect("it is damaged");
+    roster.cli(["queue", "peek", "mail", "dead"]).text();
+    assert_eq!(take(&roster, 1, None, 0).iter().map(|job| job.id).collect::<Vec<_>>(), [id]);
+    eventually("each has been looked at", SOON, || {
+        let now = redis.ask(&["ZCOUNT", "resque:roster:due", "-inf", "1000"]);
+        let popped = redis.ask(&["ZCOUNT", "resque:roster:popped", "-inf", "1000"]);
+        let marks = redis.ask(&["ZCARD", "resque:roster:scheduled"]);
+        let seconds = redis.ask(&["ZCARD", "resque:delayed_queue_schedule"]);
+        let settled = redis.ask(&["HSTRLEN", "resque:roster:recurring", field]).parse::<usize>().expect("a length");
+        let is_done = [&now, &popped, &marks, &seconds].into_iter().all(|left| left == "0") && settled < 1_000;
+        ensure(is_done, format!("{now} {popped} {marks} {seconds} {settled}"))
+    });
+    let log = roster.log();
+    for (key, of) in [("roster:jobs", "7"), ("roster:jobs", "8"), ("roster:due", ""), ("roster:popped", "")] {
+        let told = format!("key=\"resque:{key}\" of=\"{of}\"");
+        assert_eq!(log.matches(&told).count(), 1, "{told} in {log}");
+    }
+    assert!(roster.peak_memory() < 100_000_000, "{}", roster.peak_memory());
+}
+
+#[test]
 fn what_is_not_done_in_redis_is_refused() {
     let redis = Redis::start(&[]);
     let roster = connected(&redis, "");

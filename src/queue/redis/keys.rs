@@ -117,6 +117,12 @@ impl<'k> Step<'k> {
         self.guard("hash", &jobs, id.to_string().as_bytes(), record.as_ref())
     }
 
+    /// If the record of a job has so many bytes.
+    pub(super) fn if_record_has(self, id: JobId, bytes: i64) -> Self {
+        let jobs = self.keys.jobs();
+        self.guard("length", &jobs, id.to_string().as_bytes(), bytes.to_string().as_bytes())
+    }
+
     /// If no job has the unique key that this one is to have.
     pub(super) fn if_key_is_free(self, record: &Record) -> Self {
         let Some(unique) = record.unique() else { return self };
@@ -148,6 +154,13 @@ impl<'k> Step<'k> {
 
     pub(super) fn if_no_list(self, key: &str) -> Self {
         self.guard("nolist", key, b"", b"")
+    }
+
+    /// Takes away what is settled of a recurring job, if it has so many bytes.
+    pub(super) fn unsettle(self, field: &str, bytes: i64) -> Self {
+        let key = self.keys.recurring();
+        let step = self.guard("length", &key, field.as_bytes(), bytes.to_string().as_bytes());
+        step.then(["HDEL", &key, field])
     }
 
     /// Writes what is settled of a recurring job, if nobody else has written something since.

@@ -225,8 +225,15 @@ impl Redis {
             Order::Done => "done",
         };
         let key = self.keys.state(state, queue);
-        let arguments = Arguments::new(&self.keys.0).text(key).text("-inf").text("+inf").number(from).number(limit);
-        self.link.run(&scripts::DUE, arguments).await
+        let arguments = Arguments::new(&self.keys.0).text(&key).text("-inf").text("+inf").number(from).number(limit);
+        let arguments = arguments.number(self.longest()).text("");
+        let records: Vec<(Vec<u8>, Value)> = self.link.run(&scripts::DUE, arguments).await?;
+        let jobs = self.keys.jobs();
+        let read = |(id, read): (Vec<u8>, Value)| {
+            let text = self.text_of(if id.is_empty() { &key } else { &jobs }, &id, read);
+            (id, text)
+        };
+        Ok(records.into_iter().map(read).collect())
     }
 
     async fn kept(&self, queue: &str, order: Order, from: u64, limit: u64) -> Result<Vec<Option<Job>>, Failed> {

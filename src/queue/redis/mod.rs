@@ -35,6 +35,7 @@ use std::time::Duration;
 use arc_swap::ArcSwapOption;
 use futures::future::BoxFuture;
 use futures::stream::{FuturesUnordered, StreamExt};
+use redis::Value;
 use redis::aio::MultiplexedConnection;
 use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 use tokio::time::{Instant, sleep, sleep_until, timeout};
@@ -51,6 +52,7 @@ pub use self::server::Server;
 use super::change::Refused;
 use super::job::JobId;
 use super::{Config, Known, Place, Recurrences};
+use crate::clock::Moment;
 use crate::metrics::Metrics;
 use crate::secret::warn_if_open;
 use crate::task::{Backoff, Stop, Tasks};
@@ -66,6 +68,9 @@ const MOST_RETRY: Duration = Duration::from_secs(5);
 /// An element of a list may have more bytes than a payload: escapes make it up to three times as large.
 const ESCAPED: u64 = 3;
 const AROUND: u64 = 64 << 10;
+
+/// So many bytes are read of a record at least.
+const LEAST_LONGEST: u64 = 8 << 20;
 
 type Work = BoxFuture<'static, ()>;
 
@@ -303,14 +308,48 @@ impl Redis {
         self.link.run::<u8>(&scripts::CHANGE, step.arguments()).await.map(|done| done == 1)
     }
 
-    /// The record of a job as it is written. What is no text is none.
+    /// The record of a job as it is written. What is no text is none, nor what is too large.
     async fn record_of(&self, id: JobId) -> Result<Option<String>, Failed> {
-        let text: Option<Vec<u8>> = self.link.command(redis::cmd("HGET").arg(self.keys.jobs()).arg(id)).await?;
-        Ok(text.and_then(|text| String::from_utf8(text).ok()))
+        let (key, field) = (self.keys.jobs(), id.to_string());
+        let read = self.field(&key, &field).await?;
+        let text = String::from_utf8(self.text_of(&key, field.as_bytes(), read)).ok();
+        Ok(text.filter(|text| !text.is_empty()))
+    }
+
+    /// A field of a hash, or its length where it is too large.
+    async fn field(&self, key: &str, field: &str) -> Result<Value, Failed> {
+        let arguments = Arguments::default().text(key).text(field).number(self.longest());
+        self.link.run(&scripts::FIELD, arguments).await
+    }
+
+    /// The text that a script has read; empty: there is none, or its length alone is told, of which the log has a line.
+    fn text_of(&self, key: &str, of: &[u8], read: Value) -> Vec<u8> {
+        match read {
+            Value::BulkString(text) => text,
+            Value::Int(bytes) => {
+                let of = String::from_utf8_lossy(of);
+                if self.notices.are_due(&format!("{of} of {key}"), Moment::now()) {
+                    tracing::error!(
+                        key,
+                        of = &*of,
+                        bytes,
+                        "something in a key of Redis is too large to be of a job: it counts as damaged, and is not read; remove it"
+                    );
+                }
+                Vec::new()
+            }
+            _ => Vec::new(),
+        }
     }
 
     fn largest(&self) -> u64 {
         largest(&self.config)
+    }
+
+    /// What has more bytes is nothing that a sidecar has written: a record has an element as a text of JSON, or a result, and another
+    /// sidecar may take larger ones.
+    fn longest(&self) -> u64 {
+        self.largest().saturating_mul(4).max(LEAST_LONGEST)
     }
 
     fn leases(&self) -> MutexGuard<'_, Leases> {

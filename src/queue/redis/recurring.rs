@@ -8,6 +8,7 @@ use std::time::Instant;
 
 use futures::future::BoxFuture;
 use nix::unistd::geteuid;
+use redis::Value;
 
 use super::super::Place;
 use super::super::change::Refused;
@@ -74,7 +75,15 @@ impl Redis {
         let shown = it.shown();
         let (key, field) = (self.keys.recurring(), field_of(&shown.name, &shown.schedule, &shown.time_zone));
         'again: for _ in 0..MAX_TRIES {
-            let text: Option<Vec<u8>> = self.link.command(redis::cmd("HGET").arg(&key).arg(&field)).await?;
+            let text = match self.field(&key, &field).await? {
+                Value::Int(bytes) => {
+                    tracing::error!(key, field, bytes, "what is settled of a recurring job is damaged: it begins anew");
+                    self.change(Step::new(&self.keys).unsettle(&field, bytes)).await?;
+                    continue 'again;
+                }
+                Value::BulkString(text) => Some(text),
+                _ => None,
+            };
             if text.is_none()
                 && let Some(why) = self.buffer.as_ref().and_then(Buffer::keeps_settled)
             {

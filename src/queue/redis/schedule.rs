@@ -11,12 +11,12 @@ use super::keys::Step;
 use super::link::{Arguments, Failed};
 use super::record::Record;
 use super::resque::{self, Extras};
-use super::scripts::CHANGES;
+use super::scripts::{CHANGES, RECORD};
 use super::tick::BATCH;
 use crate::clock::Moment;
 
 /// An element of a scheduler's list, or the length of a large one; and the id and the record of the job here that it is, or none.
-type Element = (Value, Vec<u8>, Vec<u8>);
+type Element = (Value, Vec<u8>, Value);
 
 /// The queue that an element is moved to, or why it is set aside; and its text.
 type Move = (Result<String, &'static str>, Vec<u8>);
@@ -27,14 +27,13 @@ type Move = (Result<String, &'static str>, Vec<u8>);
 /// A job that is delayed here has a mark, `SECOND:SHA1 OF ITS TEXT:ID`: by it an element is known in the order of the list,
 /// however many others stand in it.
 static SCHEDULED: LazyLock<Script> = LazyLock::new(|| {
-    Script::new(
-        r"
+    let scheduled = r"
         local p, second, most, largest, bytes = ARGV[1], ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[4]), 1048576
         local reply, seen = {}, {}
         for at = 0, most - 1 do
             local item = redis.pcall('LINDEX', p .. 'delayed:' .. second, at)
             if type(item) ~= 'string' or bytes <= 0 then break end
-            local id, record = '', ''
+            local id, record, read = '', '', 0
             if #item <= math.max(largest, 16777216) then
                 local text = second .. ':' .. redis.sha1hex(item)
                 local from, to = '[' .. text .. ':', '(' .. text .. ';'
@@ -42,30 +41,31 @@ static SCHEDULED: LazyLock<Script> = LazyLock::new(|| {
                 local mark = redis.call('ZRANGEBYLEX', p .. 'roster:scheduled', from, to, 'LIMIT', nth, 1)[1]
                 if mark then
                     seen[text] = nth + 1
-                    id = string.sub(mark, #text + 2)
-                    record = redis.call('HGET', p .. 'roster:jobs', id) or ''
+                    -- What is longer is no id.
+                    id = string.sub(mark, #text + 2, #text + 22)
+                    record, read = record_of(p, id, ARGV[5])
                 end
             end
             table.insert(reply, #item > largest and id == '' and #item or item)
             table.insert(reply, id)
             table.insert(reply, record)
-            bytes = bytes - #item - #record
+            bytes = bytes - #item - read
         end
-        return reply",
-    )
+        return reply";
+    Script::new(&[RECORD, scheduled].concat())
 });
 
 /// Marks jobs that a build without marks has delayed until a second, from a place among all that is due at that moment on: how
 /// many were looked at, and how many of them are marked.
 static MARK: LazyLock<Script> = LazyLock::new(|| {
-    Script::new(
-        r"
+    let mark = r"
         local p, second, from, most, bytes = ARGV[1], ARGV[2], ARGV[3], ARGV[4], 1048576
         -- As in `POP`.
         redis.pcall('ZREM', p .. 'roster:popped', '')
         local due, looked, marked = p .. 'roster:due', 0, 0
         for _, id in ipairs(redis.call('ZRANGEBYSCORE', due, second .. '000', second .. '000', 'LIMIT', from, most)) do
-            local text = redis.call('HGET', p .. 'roster:jobs', id) or ''
+            local text, read = record_of(p, id, ARGV[5])
+            if read == 0 then text = '' end
             local is_json, record = pcall(cjson.decode, text)
             if is_json and type(record) == 'table' and type(record.item) == 'string' and record.scheduled == tonumber(second) then
                 redis.call('ZADD', p .. 'roster:scheduled', 0, second .. ':' .. redis.sha1hex(record.item) .. ':' .. id)
@@ -73,11 +73,11 @@ static MARK: LazyLock<Script> = LazyLock::new(|| {
                 marked = marked + 1
             end
             looked = looked + 1
-            bytes = bytes - #text
+            bytes = bytes - read
             if bytes <= 0 then break end
         end
-        return {looked, marked}",
-    )
+        return {looked, marked}";
+    Script::new(&[RECORD, mark].concat())
 });
 
 /// Marks of the oldest second that has some, if it is over and its list is gone, with their records: `{mark, id, record, …}`. A
@@ -85,8 +85,7 @@ static MARK: LazyLock<Script> = LazyLock::new(|| {
 ///
 /// What is no mark is taken away at once: it would stand before the marks, and keep them from being looked at.
 static STRAY: LazyLock<Script> = LazyLock::new(|| {
-    Script::new(
-        r"
+    let stray = r"
         local p, now, most, bytes = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3]), 1048576
         local reply, marks, second, at = {}, p .. 'roster:scheduled', nil, 0
         for _ = 1, most do
@@ -110,13 +109,27 @@ static STRAY: LazyLock<Script> = LazyLock::new(|| {
                 elseif of ~= second then
                     break
                 end
-                local record = redis.call('HGET', p .. 'roster:jobs', id) or ''
+                local record, read = record_of(p, id, ARGV[4])
                 table.insert(reply, mark)
                 table.insert(reply, id)
                 table.insert(reply, record)
-                bytes = bytes - #record
+                bytes = bytes - read
                 at = at + 1
             end
+        end
+        return reply";
+    Script::new(&[RECORD, stray].concat())
+});
+
+/// Seconds of the schedule that are over: the first ones, or the last ones. What is longer than any is taken away.
+static SECONDS: LazyLock<Script> = LazyLock::new(|| {
+    Script::new(
+        r"
+        local key, now, most, reply = ARGV[1], ARGV[2], ARGV[3], {}
+        local command, from, to = 'ZRANGEBYSCORE', '-inf', now
+        if ARGV[4] == 'last' then command, from, to = 'ZREVRANGEBYSCORE', now, '-inf' end
+        for _, second in ipairs(redis.call(command, key, from, to, 'LIMIT', 0, most)) do
+            if #second > 64 then redis.call('ZREM', key, second) else table.insert(reply, second) end
         end
         return reply",
     )
@@ -127,11 +140,10 @@ impl Redis {
     /// ones, so that a mass in many keeps no other waiting. How many.
     pub(super) async fn move_scheduled(&self, now: u64) -> Result<usize, Failed> {
         let (schedule, now_in_s, half) = (self.keys.schedule(), now / 1_000, BATCH as usize / 2);
-        let first = redis::Cmd::zrangebyscore_limit(&schedule, "-inf", now_in_s, 0, half as isize);
-        let mut seconds: Vec<Vec<u8>> = self.link.command(&first).await?;
+        let some = Arguments::default().text(&schedule).number(now_in_s).number(half as u64);
+        let mut seconds: Vec<Vec<u8>> = self.link.run(&SECONDS, some.clone().text("first")).await?;
         if seconds.len() >= half {
-            let last = redis::Cmd::zrevrangebyscore_limit(&schedule, now_in_s, "-inf", 0, half as isize);
-            let last: Vec<Vec<u8>> = self.link.command(&last).await?;
+            let last: Vec<Vec<u8>> = self.link.run(&SECONDS, some.text("last")).await?;
             let others: Vec<_> = last.into_iter().rev().filter(|second| !seconds.contains(second)).collect();
             seconds.extend(others);
         }
@@ -187,6 +199,7 @@ impl Redis {
 
     async fn elements_of(&self, second: &str) -> Result<Vec<Element>, Failed> {
         let arguments = Arguments::new(&self.keys.0).text(second).number(BATCH).number(self.largest());
+        let arguments = arguments.number(self.longest());
         self.link.run(&SCHEDULED, arguments).await
     }
 
@@ -198,6 +211,7 @@ impl Redis {
         let (mut from, mut has_any) = (0, false);
         loop {
             let arguments = Arguments::new(&self.keys.0).text(second).number(from).number(10 * BATCH);
+            let arguments = arguments.number(self.longest());
             let (looked, marked): (u64, u64) = self.link.run(&MARK, arguments).await?;
             if looked == 0 {
                 return Ok(has_any);
@@ -215,6 +229,7 @@ impl Redis {
             let step = Step::new(&self.keys).if_first_larger(list, &largest).then(["ASIDE", list, &aside, &largest]);
             return ((Err("it is too large to be a job"), Vec::new()), step);
         };
+        let record = self.text_of(&self.keys.jobs(), &id, record);
         let moved = match known(&id, &record, second) {
             Some((id, written, record)) => Some(self.own(list, (id, written, &record))),
             None => self.foreign(list, &text, now),
@@ -266,12 +281,13 @@ impl Redis {
     /// Forgets what another scheduler has moved, or somebody has removed there. How many.
     pub(super) async fn forget_strays(&self, now: u64) -> Result<usize, Failed> {
         let arguments = Arguments::new(&self.keys.0).number(now / 1_000).number(BATCH);
-        let strays: Vec<(Vec<u8>, Vec<u8>, Vec<u8>)> = self.link.run(&STRAY, arguments).await?;
+        let arguments = arguments.number(self.longest());
+        let strays: Vec<(Vec<u8>, Vec<u8>, Value)> = self.link.run(&STRAY, arguments).await?;
         let marks = self.keys.scheduled();
         let mut count = 0;
         for (mark, id, record) in strays {
             let second = str::from_utf8(&mark).ok().and_then(|mark| Some(mark.split_once(':')?.0));
-            let step = Step::new(&self.keys);
+            let (step, record) = (Step::new(&self.keys), self.text_of(&self.keys.jobs(), &id, record));
             let step = match second.and_then(|second| known(&id, &record, second)) {
                 Some((id, written, record)) => step.if_record(id, written).free(id, &record).forget(id, &record),
                 None => step,

@@ -135,6 +135,15 @@ pub(super) static ENQUEUE: LazyLock<Script> = LazyLock::new(|| {
     )
 });
 
+/// Before scripts that read records: anybody may have written one, and its length is read first.
+pub(super) const RECORD: &str = r"
+        -- A record, or its length where it is too large to be one; and how many bytes are read of it.
+        local function record_of(p, id, longest)
+            local length = redis.call('HSTRLEN', p .. 'roster:jobs', id)
+            if length > tonumber(longest) then return length, 0 end
+            return redis.call('HGET', p .. 'roster:jobs', id) or '', length
+        end";
+
 /// Before scripts that keep to limits: they are given the prefix, the time in ms, and how many limits there are; of
 /// each its queue, how many jobs may run, how long one takes by the rate, and how long the bucket takes to fill, in µs;
 /// 0: without. What else they are given begins at `first`.
@@ -185,8 +194,9 @@ const LIMITS: &str = r"
             if limit.most > 0 then more = limit.most - running - unsettled(q) end
             if limit.interval > 0 then
                 key = p .. 'roster:rates'
-                local held = redis.pcall('HGET', key, q)
-                if type(held) == 'table' then return 0, key end
+                local length = redis.pcall('HSTRLEN', key, q)
+                if type(length) == 'table' then return 0, key end
+                local held = length <= 20 and redis.call('HGET', key, q)
                 local now = now * 1000
                 limit.full_at = math.max(tonumber(string.match(held or '', '^%d+$') or 0), now)
                 if limit.full_at > now + limit.fill + 5000000 then set_full_at(redis.pcall, q, now + limit.fill) end
@@ -202,7 +212,7 @@ pub(super) static POP: LazyLock<Script> = LazyLock::new(|| {
     let pop = r"
         local largest, most, bytes = tonumber(ARGV[first]), tonumber(ARGV[first + 1]), tonumber(ARGV[first + 2])
         local back, reply, taken = tonumber(ARGV[first + 3]), {}, 0
-        if redis.pcall('GET', p .. 'pause-all-workers') == 'true' then return reply end
+        if redis.pcall('GETRANGE', p .. 'pause-all-workers', 0, 4) == 'true' then return reply end
         -- What begins with a write that makes nothing grow is not refused where there is no memory left.
         redis.pcall('ZREM', p .. 'roster:popped', '')
         for number = first + 4, #ARGV do
@@ -256,7 +266,10 @@ const STEP: &str = r"
                 local kind, key, field, expected = unpack(ARGV, at, at + 3)
                 at, used = at + 4, key
                 local found
-                if kind == 'hash' then found = (redis.call('HGET', key, field) or '') == expected
+                if kind == 'hash' then
+                    found = redis.call('HSTRLEN', key, field) == #expected
+                        and (redis.call('HGET', key, field) or '') == expected
+                elseif kind == 'length' then found = redis.call('HSTRLEN', key, field) == tonumber(expected)
                 elseif kind == 'sorted' then found = redis.call('ZSCORE', key, field)
                 elseif kind == 'first' then found = redis.call('LINDEX', key, 0) == field
                 elseif kind == 'large' then found = #(redis.call('LINDEX', key, 0) or '') > tonumber(field)
@@ -273,7 +286,7 @@ const STEP: &str = r"
                 used = ARGV[at + 2]
                 if name == 'FREE' then
                     local _, key, field, id = unpack(ARGV, at + 1, at + 4)
-                    local held = redis.call('HGET', key, field)
+                    local held = redis.call('HSTRLEN', key, field) <= 67108864 and redis.call('HGET', key, field)
                     if held and string.match(held, '^%d+') == id then redis.call('HDEL', key, field) end
                 elseif name == 'ASIDE' then
                     local _, from, to, largest = unpack(ARGV, at + 1, at + 4)
@@ -375,20 +388,45 @@ pub(super) static FORGET: LazyLock<Script> = LazyLock::new(|| {
 pub(super) static PROBE: LazyLock<Script> =
     LazyLock::new(|| Script::new("redis.call('ZADD', ARGV[1], 'XX', 0, '') return 1"));
 
-/// Members of a sorted set whose time has come, and their records: `{id, record, …}`, up to so many bytes.
+/// Members of a sorted set whose time has come, and their records: `{id, record, …}`, up to so many bytes. Of one that is too large
+/// there is the length in the place of its record; and no id, where that is too large itself: it is looked at again `later`, if
+/// that is some time.
 pub(super) static DUE: LazyLock<Script> = LazyLock::new(|| {
-    Script::new(
-        r"
-        local p, key, from, to, offset, most = unpack(ARGV)
-        local reply, bytes = {}, 0
+    let due = r"
+        local p, key, from, to, offset, most, longest, later = unpack(ARGV)
+        local reply, large, bytes = {}, {}, 0
         for _, id in ipairs(redis.call('ZRANGEBYSCORE', key, from, to, 'LIMIT', offset, most)) do
-            local record = redis.call('HGET', p .. 'roster:jobs', id) or ''
-            bytes = bytes + #record
-            table.insert(reply, id)
-            table.insert(reply, record)
+            if #id > tonumber(longest) then
+                table.insert(large, id)
+                table.insert(reply, '')
+                table.insert(reply, #id)
+            else
+                local record, read = '', 0
+                if id ~= '' then record, read = record_of(p, id, longest) end
+                -- Members may be whole elements, of which there is more in one reply.
+                bytes = bytes + read + #id / 8
+                table.insert(reply, id)
+                table.insert(reply, record)
+            end
             if bytes > 1048576 then break end
         end
-        return reply",
+        if later ~= '' and #large > 0 then
+            -- As in `POP`.
+            redis.pcall('ZREM', p .. 'roster:popped', '')
+            for _, id in ipairs(large) do redis.call('ZADD', key, later, id) end
+        end
+        return reply";
+    Script::new(&[RECORD, due].concat())
+});
+
+/// A field of a hash, or its length where it is too large.
+pub(super) static FIELD: LazyLock<Script> = LazyLock::new(|| {
+    Script::new(
+        r"
+        local key, field, longest = ARGV[1], ARGV[2], tonumber(ARGV[3])
+        local length = redis.call('HSTRLEN', key, field)
+        if length > longest then return length end
+        return redis.call('HGET', key, field)",
     )
 });
 
@@ -469,7 +507,7 @@ pub(super) static COUNT: LazyLock<Script> = LazyLock::new(|| {
             end
             local more, in_the_way = 1, nil
             local waits = limits[q] and length > 0 and is_paused == 0
-            if waits and redis.pcall('GET', p .. 'pause-all-workers') ~= 'true' then more, in_the_way = more_of(q) end
+            if waits and redis.pcall('GETRANGE', p .. 'pause-all-workers', 0, 4) ~= 'true' then more, in_the_way = more_of(q) end
             table.insert(reply, more > 0 and 0 or 1)
             table.insert(reply, in_the_way or '')
             local first = bytes > 0 and length > 0 and redis.call('LINDEX', p .. 'queue:' .. q, 0) or ''
@@ -484,7 +522,7 @@ pub(super) static COUNT: LazyLock<Script> = LazyLock::new(|| {
 pub(super) static READY: LazyLock<Script> = LazyLock::new(|| {
     let ready = r"
         local reply = {}
-        if redis.pcall('GET', p .. 'pause-all-workers') == 'true' then return reply end
+        if redis.pcall('GETRANGE', p .. 'pause-all-workers', 0, 4) == 'true' then return reply end
         for number = first, #ARGV do
             local q = ARGV[number]
             local length = redis.pcall('LLEN', p .. 'queue:' .. q)

@@ -26,6 +26,9 @@ const FORGOTTEN: u64 = 1_000;
 /// What is due since so many ms before the last look may be new: it is written with a delay, by clocks that differ.
 const WRITTEN_LATE: u64 = 2_000;
 
+/// What cannot be looked at now is looked at again after so many ms.
+const LATER: u64 = 60_000;
+
 impl Redis {
     /// Whether all is done that was due.
     pub(super) async fn tick(&self) -> Result<bool, Failed> {
@@ -72,9 +75,11 @@ impl Redis {
     /// Puts back what was taken off a queue by somebody who has died since.
     async fn put_back(&self, now: u64) -> Result<(), Failed> {
         let popped = self.keys.popped();
-        let arguments = Arguments::new(&self.keys.0).text(&popped).text("-inf").number(now).number(0).number(BATCH);
-        let members: Vec<(Vec<u8>, Value)> = self.link.run(&scripts::DUE, arguments).await?;
-        for (member, _) in members {
+        for (member, read) in self.due(&popped, "-inf", now).await? {
+            if matches!(read, Value::Int(_)) && member.is_empty() {
+                _ = self.text_of(&popped, b"", read);
+                continue;
+            }
             let is_put_back = match parts_of(&member) {
                 Some((queue, item)) => {
                     let (key, queues) = (self.keys.queue(queue), self.keys.key("queues"));
@@ -111,11 +116,19 @@ impl Redis {
 
     /// Looks at records whose moment has come since then. Whether there are none.
     async fn look_at_due(&self, since: &str, now: u64) -> Result<bool, Failed> {
-        let due = self.keys.due();
-        let arguments = Arguments::new(&self.keys.0).text(&due).text(since).number(now).number(0).number(BATCH);
-        let records: Vec<(Vec<u8>, Vec<u8>)> = self.link.run(&scripts::DUE, arguments).await?;
+        let (due, jobs) = (self.keys.due(), self.keys.jobs());
+        let records = self.due(&due, since, now).await?;
         let is_over = records.is_empty();
-        for (member, text) in records {
+        for (member, read) in records {
+            let large = match &read {
+                Value::Int(bytes) => Some(*bytes),
+                _ => None,
+            };
+            let key = if member.is_empty() { &due } else { &jobs };
+            let text = self.text_of(key, &member, read);
+            if large.is_some() && member.is_empty() {
+                continue;
+            }
             let id: Option<JobId> = str::from_utf8(&member).ok().and_then(|id| id.parse().ok());
             // Not `007`, which would never be taken away as job 7.
             let id = id.filter(|id| id.to_string().as_bytes() == member);
@@ -124,9 +137,10 @@ impl Redis {
                 (Some(id), Some((text, record))) => self.pass(id, text, &record, now).await,
                 (id, _) => {
                     let step = Step::new(&self.keys);
-                    let step = match id {
-                        Some(id) => step.if_record(id, &text),
-                        None => step,
+                    let step = match (id, large) {
+                        (Some(id), Some(bytes)) => step.if_record_has(id, bytes),
+                        (Some(id), None) => step.if_record(id, &text),
+                        (None, _) => step,
                     };
                     if !text.is_empty() {
                         tracing::error!(id, "a job is damaged, and is not performed");
@@ -141,9 +155,16 @@ impl Redis {
         Ok(is_over)
     }
 
+    /// Members whose moment has come since then, and what is read of their records. One that is too large is looked at later.
+    async fn due(&self, key: &str, since: &str, now: u64) -> Result<Vec<(Vec<u8>, Value)>, Failed> {
+        let arguments = Arguments::new(&self.keys.0).text(key).text(since).number(now).number(0).number(BATCH);
+        let arguments = arguments.number(self.longest()).number(now + LATER);
+        self.link.run(&scripts::DUE, arguments).await
+    }
+
     /// Another time, so that a member keeps no other one from being looked at.
     async fn look_later(&self, key: &str, member: &[u8], now: u64) -> Result<(), Failed> {
-        let later = (now + 60_000).to_string();
+        let later = (now + LATER).to_string();
         self.change(Step::new(&self.keys).then_bytes([b"ZADD", key.as_bytes(), later.as_bytes(), member]))
             .await
             .map(drop)
@@ -228,8 +249,9 @@ impl Redis {
     /// Other clients of Resque may have all queues stand still.
     async fn look_whether_all_are_paused(&self) -> Result<(), Failed> {
         let key = self.keys.key("pause-all-workers");
-        let value: Option<Vec<u8>> = self.link.command(&redis::Cmd::get(&key)).await?;
-        let why = (value.as_deref() == Some(b"true")).then(|| {
+        // However large it is.
+        let value: Vec<u8> = self.link.command(redis::cmd("GETRANGE").arg(&key).arg(0).arg(4)).await?;
+        let why = (value == b"true").then(|| {
             Arc::new(format!("no job is handed out while {key:?} of Redis is `true`, as its other clients set it"))
         });
         if let (Some(why), None) = (&why, &*self.all_paused.load()) {

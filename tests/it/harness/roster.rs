@@ -183,6 +183,11 @@ impl Roster {
         self.resident("RssAnon:")
     }
 
+    /// How many bytes of memory it has had at most.
+    pub(crate) fn peak_memory(&self) -> usize {
+        self.resident("VmHWM:")
+    }
+
     fn resident(&self, kind: &str) -> usize {
         let id = self.process().id();
         let status = std::fs::read_to_string(format!("/proc/{id}/status")).expect("a status");
