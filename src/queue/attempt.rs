@@ -15,7 +15,7 @@ use super::order::Order;
 use super::turns::Sources;
 
 /// So many jobs run at once; of one who takes them, as many as that leaves free for others.
-const MAX_LEASES: usize = 65_536;
+pub(super) const MAX_LEASES: usize = 65_536;
 
 /// Where to stop: at this number of jobs, or after the one that reaches this size.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -57,6 +57,13 @@ impl Update {
     }
 }
 
+/// Why somebody is handed out no more.
+pub(super) fn too_many_run() -> Refused {
+    Refused::TooMuch(format!(
+        "too many jobs run that this user has taken: {MAX_LEASES} may in all, and of one user as many as it leaves free"
+    ))
+}
+
 impl Change<'_, '_> {
     /// Hands out jobs of these queues, by their weights or of an earlier one before those of a later one.
     pub(super) fn take(
@@ -95,10 +102,7 @@ impl Change<'_, '_> {
             }
         }
         match too_many_run && taken.is_empty() {
-            true => Err(Refused::TooMuch(format!(
-                "too many jobs run that this user has taken: {MAX_LEASES} may in all, and of one user as many as it leaves free"
-            ))
-            .into()),
+            true => Err(too_many_run().into()),
             false => Ok(taken),
         }
     }

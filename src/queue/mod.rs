@@ -281,7 +281,7 @@ impl Queues {
                 }
                 Backend::Redis(redis) => {
                     let (queues, most) = sources.by_chance(most);
-                    redis.take(place, queues, most, lease, is_patient).await
+                    redis.take(place, asker, queues, most, lease, is_patient).await
                 }
             }
         };

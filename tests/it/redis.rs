@@ -520,6 +520,33 @@ fn what_is_too_large_to_be_of_a_job_is_never_read() {
 }
 
 #[test]
+fn one_user_has_as_many_jobs_as_it_leaves_free() {
+    let redis = Redis::start(&[]);
+    let roster = connected(&redis, "");
+    let fill = "redis.call('SADD', 'resque:queues', 'mail', 'empty')
+        for n = 1, 33000 do redis.call('RPUSH', 'resque:queue:mail', '{\"class\":\"C\",\"args\":[' .. n .. ']}') end";
+    redis.ask(&["EVAL", fill, "0"]);
+    let (mut taken, mut last) = (0, None);
+    let request = |queue: &str| TakeJobsRequest::new(vec![queue.into()], 1_000, 86_400_000_i64, 0, None);
+    let refused = loop {
+        match roster.client().take_jobs(request("mail")) {
+            Ok(reply) => {
+                assert!(!reply.jobs.is_empty(), "{taken} are taken");
+                taken += reply.jobs.len();
+                last = reply.jobs.into_iter().next_back();
+            }
+            Err(why) => break why,
+        }
+    };
+    let refused: Overloaded = exception::<Overloaded>(Err::<(), _>(refused)).expect("too many run");
+    assert!(refused.message.contains("too many jobs run"), "{}", refused.message);
+    assert_eq!(taken, 32_768);
+    assert_eq!(roster.client().take_jobs(request("empty")).expect("it has none").jobs, []);
+    update(&roster, &last.expect("a job"), JobAction::DONE).expect("it has the lease");
+    assert_eq!(roster.client().take_jobs(request("mail")).expect("there is room").jobs.len(), 1);
+}
+
+#[test]
 fn what_is_not_done_in_redis_is_refused() {
     let redis = Redis::start(&[]);
     let roster = connected(&redis, "");

@@ -192,7 +192,7 @@ mod tests {
             &["mail.send", "--json", "[1"],
             &["mail.send", "a=1", "--json", "[]"],
             &["mail.send", "--all", "--master", "m"],
-            &["mail.send", "--version", "foo"],
+            &["mail.send", "--version", "=>1"],
             &["mail.send", "--in-order"],
             &["--in-order", "--all"],
             &[],

@@ -10,9 +10,10 @@ use redis::Value;
 use tokio::sync::OwnedSemaphorePermit;
 
 use super::super::Place;
-use super::super::attempt::{Most, Update};
+use super::super::attempt::{MAX_LEASES, Most, Update, too_many_run};
 use super::super::change::{Refused, millis};
 use super::super::failures::Failure;
+use super::super::enqueue::Asker;
 use super::super::handed::{Back, Handed};
 use super::super::job::{Job, JobId, MAX_TIMEOUT, Progress, State, lease_ms};
 use super::keys::Step;
@@ -40,7 +41,18 @@ const TOO_MANY_RESULTS: &str = "the sidecar keeps 16 MiB of results while Redis 
 const REPORTS_AT_ONCE: usize = 16;
 
 /// The leases that this sidecar has handed out.
-pub(super) type Leases = HashMap<JobId, Lease>;
+#[derive(Debug, Default)]
+pub(super) struct Leases {
+    by_job: HashMap<JobId, Lease>,
+    counts: Counts,
+}
+
+/// How many leases there are, with those for which room is set aside, and how many of them each has who takes jobs.
+#[derive(Debug, Default)]
+struct Counts {
+    all: usize,
+    by_taker: HashMap<Option<i64>, usize>,
+}
 
 #[derive(Debug)]
 pub(super) struct Lease {
@@ -49,6 +61,7 @@ pub(super) struct Lease {
     until: Moment,
     queue: String,
     user: Option<u32>,
+    taker: Option<i64>,
     report: Option<Report>,
     pub(super) progress: Option<Progress>,
 }
@@ -62,15 +75,104 @@ struct Report {
     _room: Option<OwnedSemaphorePermit>,
 }
 
+impl Leases {
+    pub(super) fn get(&self, id: &JobId) -> Option<&Lease> {
+        self.by_job.get(id)
+    }
+
+    fn get_mut(&mut self, id: &JobId) -> Option<&mut Lease> {
+        self.by_job.get_mut(id)
+    }
+
+    fn insert(&mut self, id: JobId, lease: Lease) {
+        self.counts.add(lease.taker, 1);
+        if let Some(before) = self.by_job.insert(id, lease) {
+            self.counts.remove(before.taker, 1);
+        }
+    }
+
+    fn remove(&mut self, id: &JobId) {
+        if let Some(lease) = self.by_job.remove(id) {
+            self.counts.remove(lease.taker, 1);
+        }
+    }
+
+    /// Forgets those that are over.
+    fn end(&mut self, now: Moment) {
+        let Self { by_job, counts } = self;
+        by_job.retain(|_, lease| {
+            let lasts = lease.until > now;
+            if !lasts {
+                counts.remove(lease.taker, 1);
+            }
+            lasts
+        });
+    }
+
+    /// The jobs of which it is yet to be written what became of them.
+    fn reported(&self) -> Vec<JobId> {
+        self.by_job.iter().filter(|(_, lease)| lease.report.is_some()).map(|(id, _)| *id).collect()
+    }
+}
+
+impl Counts {
+    fn add(&mut self, taker: Option<i64>, leases: usize) {
+        if leases > 0 {
+            self.all += leases;
+            *self.by_taker.entry(taker).or_default() += leases;
+        }
+    }
+
+    fn remove(&mut self, taker: Option<i64>, leases: usize) {
+        let Some(own) = self.by_taker.get_mut(&taker) else { return };
+        *own = own.saturating_sub(leases);
+        if *own == 0 {
+            self.by_taker.remove(&taker);
+        }
+        self.all = self.all.saturating_sub(leases);
+    }
+
+    /// How many more of `most` may be this one's, which may have as many as it leaves free.
+    fn room(&self, taker: Option<i64>, most: usize) -> usize {
+        let own = self.by_taker.get(&taker).copied().unwrap_or(0);
+        most.saturating_sub(self.all + own).div_ceil(2)
+    }
+}
+
+/// Room for leases, until they are there.
+struct Room<'r> {
+    redis: &'r Redis,
+    taker: Option<i64>,
+    leases: usize,
+}
+
+impl<'r> Room<'r> {
+    /// For so many leases, or as many as there may be.
+    fn set_aside(redis: &'r Redis, taker: Option<i64>, most: usize) -> Self {
+        let mut held = redis.leases();
+        let leases = held.counts.room(taker, MAX_LEASES).min(most);
+        held.counts.add(taker, leases);
+        Self { redis, taker, leases }
+    }
+}
+
+impl Drop for Room<'_> {
+    fn drop(&mut self) {
+        self.redis.leases().counts.remove(self.taker, self.leases);
+    }
+}
+
 impl Redis {
     pub(in crate::queue) async fn take(
         self: &Arc<Self>,
         place: Place,
+        asker: Option<Asker>,
         queues: Vec<String>,
         most: Most,
         lease: Option<Duration>,
         is_patient: bool,
     ) -> Result<(Vec<Job>, Handed), Refused> {
+        let taker = asker.map(Asker::number);
         let _wanted = is_patient.then(|| Wanted::new(self, &queues));
         let mut ready = self.ready.subscribe();
         loop {
@@ -78,7 +180,7 @@ impl Redis {
             let of = queues.clone();
             let take = move |redis: Arc<Self>| -> BoxFuture<'static, Result<_, Refused>> {
                 Box::pin(async move {
-                    let jobs = redis.take_some(&of, most, lease).await?;
+                    let jobs = redis.take_some(taker, &of, most, lease).await?;
                     let attempts = jobs.iter().map(|job| (job.id, job.attempt)).collect();
                     Ok((jobs, Handed::new(attempts, Back::Redis(Arc::downgrade(&redis)))))
                 })
@@ -100,15 +202,21 @@ impl Redis {
 
     async fn take_some(
         self: &Arc<Self>,
+        taker: Option<i64>,
         queues: &[String],
         most: Most,
         lease: Option<Duration>,
     ) -> Result<Vec<Job>, Refused> {
         loop {
+            let room = Room::set_aside(self, taker, most.jobs);
+            if room.leases == 0 && most.jobs > 0 {
+                let ready: Vec<String> = self.link.run(&scripts::READY, self.limits_of(queues)?.texts(queues)).await?;
+                return if ready.is_empty() { Ok(Vec::new()) } else { Err(too_many_run()) };
+            }
             let arguments = self
                 .limits_of(queues)?
                 .number(self.largest())
-                .number(most.jobs as u64)
+                .number(room.leases as u64)
                 .number(most.bytes.min(MAX_BYTES) as u64)
                 .number(self.link.latest()? + SETTLE.as_millis() as u64)
                 .texts(queues);
@@ -117,7 +225,8 @@ impl Redis {
             if popped.is_empty() {
                 return Ok(Vec::new());
             }
-            let settled = join_all(popped.into_iter().map(|(queue, item)| self.settle(queue, item, lease))).await;
+            let settled =
+                join_all(popped.into_iter().map(|(queue, item)| self.settle(queue, item, lease, taker))).await;
             // What is not settled comes back.
             let (jobs, failed): (Vec<_>, Vec<_>) = settled.into_iter().partition(Result::is_ok);
             let jobs = jobs.into_iter().filter_map(Result::ok).flatten();
@@ -137,7 +246,13 @@ impl Redis {
     }
 
     /// Writes the lease of a job that was taken off its queue. What is no job is dead.
-    async fn settle(&self, queue: String, item: Value, lease: Option<Duration>) -> Result<Option<Job>, Failed> {
+    async fn settle(
+        &self,
+        queue: String,
+        item: Value,
+        lease: Option<Duration>,
+        taker: Option<i64>,
+    ) -> Result<Option<Job>, Failed> {
         let (asked, now) = (Moment::now(), self.link.latest()?);
         let text = match item {
             Value::BulkString(text) => text,
@@ -179,7 +294,7 @@ impl Redis {
             let step = Step::new(&self.keys).if_record(id, "").if_popped(&member).keep(id, &record, due);
             let step = if record.unique().is_none() { step.free(id, &taken) } else { step };
             match self.change(step.then_bytes([b"ZREM", popped.as_bytes(), &member])).await {
-                Ok(true) => return Ok(self.handed_out(id, record, (asked, now))),
+                Ok(true) => return Ok(self.handed_out(id, record, (asked, now), taker)),
                 Ok(false) => {}
                 Err(failed) => {
                     if !failed.is_refused && matches!(record.state, State::Running { .. }) {
@@ -213,7 +328,7 @@ impl Redis {
         jobs
     }
 
-    fn handed_out(&self, id: JobId, record: Record, (asked, now): (Moment, u64)) -> Option<Job> {
+    fn handed_out(&self, id: JobId, record: Record, (asked, now): (Moment, u64), taker: Option<i64>) -> Option<Job> {
         let State::Running { until } = record.state else {
             self.metrics.jobs_died.increment();
             record.death(id).log();
@@ -225,6 +340,7 @@ impl Redis {
             until: asked + Duration::from_millis(until - now),
             queue: record.queue.clone(),
             user: record.extras.user,
+            taker,
             report: None,
             progress: None,
         };
@@ -375,7 +491,7 @@ impl Redis {
                 let mut leases = self.leases();
                 match (until, leases.get_mut(&id)) {
                     (Some(until), Some(lease)) => lease.until = asked + Duration::from_millis(until - latest),
-                    _ => _ = leases.remove(&id),
+                    _ => leases.remove(&id),
                 }
                 drop(leases);
                 if let Update::Fail { error } | Update::Lose { error } = update {
@@ -455,10 +571,9 @@ impl Redis {
 
     /// Writes what could not be written, and forgets leases that are over.
     pub(super) async fn repeat_reports(&self) -> Result<(), Failed> {
-        let kept: Vec<JobId> =
-            self.leases().iter().filter(|(_, lease)| lease.report.is_some()).map(|(id, _)| *id).collect();
+        let kept = self.leases().reported();
         stream::iter(kept).for_each_concurrent(REPORTS_AT_ONCE, |id| self.repeat_report(id)).await;
-        self.leases().retain(|_, lease| lease.until > Moment::now());
+        self.leases().end(Moment::now());
         Ok(())
     }
 
@@ -532,5 +647,38 @@ impl Drop for Wanted<'_> {
                 wanted.remove(queue);
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_takes_jobs_has_as_many_leases_as_it_leaves_free_and_room_for_others_once_they_are_over() {
+        let (mut leases, now) = (Leases::default(), Moment::now());
+        let until = |secs: u64| now + Duration::from_secs(secs);
+        let lease = |taker, until| Lease {
+            attempt: 1,
+            until,
+            queue: "mail".into(),
+            user: None,
+            taker,
+            report: None,
+            progress: None,
+        };
+        assert_eq!(leases.counts.room(Some(33), 9), 5);
+        (0..5).for_each(|id| leases.insert(id, lease(Some(33), until(id))));
+        assert_eq!((leases.counts.room(Some(33), 9), leases.counts.room(None, 9)), (0, 2));
+        // Another one has it by now.
+        leases.insert(4, lease(None, until(4)));
+        assert_eq!((leases.counts.room(Some(33), 9), leases.counts.room(None, 9)), (0, 2));
+        leases.remove(&0);
+        leases.remove(&0);
+        assert_eq!(leases.counts.room(Some(33), 9), 1);
+        leases.end(until(3));
+        assert_eq!((leases.counts.all, leases.counts.by_taker.len()), (1, 1));
+        leases.end(until(4));
+        assert!(leases.counts.all == 0 && leases.counts.by_taker.is_empty(), "nothing is left: {leases:?}");
     }
 }
