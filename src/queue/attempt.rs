@@ -74,7 +74,7 @@ impl Change<'_, '_> {
         lease: Option<Duration>,
     ) -> Outcome<Vec<Job>> {
         let taker = asker.map(Asker::number);
-        let (mut taken, mut bytes, mut too_many_run) = (Vec::new(), 0, false);
+        let (mut taken, mut bytes, mut is_over) = (Vec::new(), 0, false);
         let number = |(name, weight): &(String, u32)| Some((self.book.named(name)?.counts.number, *weight));
         let mut queues: Vec<(QueueNumber, u32)> = sources.queues.iter().filter_map(number).collect();
         while taken.len() < most.jobs && bytes < most.bytes {
@@ -89,8 +89,8 @@ impl Change<'_, '_> {
                 queues.remove(nth);
                 continue;
             };
-            too_many_run = !self.book.leases.have_room(taker, MAX_LEASES);
-            if too_many_run {
+            is_over = !self.book.leases.have_room(taker, MAX_LEASES);
+            if is_over {
                 break;
             }
             match sound(self.hand_out(&place, taker, lease))?.flatten() {
@@ -101,7 +101,7 @@ impl Change<'_, '_> {
                 None => self.pass_over(&place, queue, Order::Waiting)?,
             }
         }
-        match too_many_run && taken.is_empty() {
+        match is_over && taken.is_empty() {
             true => Err(too_many_run().into()),
             false => Ok(taken),
         }

@@ -478,7 +478,8 @@ pub(super) static POPPED: LazyLock<Script> = LazyLock::new(|| {
         for at = 0, 999 do
             local member = redis.call('ZRANGE', ARGV[1], at, at)[1]
             if not member then return {1, ''} end
-            if string.find(string.sub(member, -tonumber(ARGV[3])), ARGV[2], 1, true) then return {1, member} end
+            local is_whole = #member <= tonumber(ARGV[4])
+            if is_whole and string.find(string.sub(member, -tonumber(ARGV[3])), ARGV[2], 1, true) then return {1, member} end
             bytes = bytes - #member
             if bytes <= 0 then break end
         end

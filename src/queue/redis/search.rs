@@ -250,7 +250,8 @@ impl Redis {
 
     /// A job that is being taken off its queue, and is in no list. And whether it would have been found.
     async fn on_its_way(&self, id: JobId) -> Result<(Option<Job>, bool), Failed> {
-        let arguments = Arguments::default().text(self.keys.popped()).text(searched(id)).number(REACH);
+        let arguments =
+            Arguments::default().text(self.keys.popped()).text(searched(id)).number(REACH).number(self.longest());
         let (is_all, member): (u8, Vec<u8>) = self.link.run(&scripts::POPPED, arguments).await?;
         let parts = parts_of(&member);
         if let Some((queue, text, item)) = parts.and_then(|(queue, text)| Some((queue, text, resque::read(text)?))) {
