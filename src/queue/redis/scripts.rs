@@ -470,7 +470,8 @@ pub(super) static SEARCH: LazyLock<Script> = LazyLock::new(|| {
     )
 });
 
-/// What was taken off a queue and is not settled, and has this text near its end; and whether all of that was looked at.
+/// What was taken off a queue and is not settled, and has this text near its end, unless it is too large; and whether all of that
+/// was looked at.
 pub(super) static POPPED: LazyLock<Script> = LazyLock::new(|| {
     Script::new(
         r"
