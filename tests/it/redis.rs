@@ -366,7 +366,7 @@ fn who_cancels_delayed_jobs_far_from_the_ends_of_their_second_does_so_one_after_
     redis.ask(&["EVAL", fill, "1", &list]);
     let cancel = |id| roster.client().cancel_job(JobQuery { id }).map(drop);
     // The first of them is yet under way when the others come.
-    cutter.delay("LREM", Duration::from_millis(500));
+    cutter.delay("\r\nLREM\r\n", Duration::from_millis(500));
     let (report, outcomes) = std::sync::mpsc::channel();
     std::thread::scope(|scope| {
         for id in &ids[1..] {
@@ -378,7 +378,7 @@ fn who_cancels_delayed_jobs_far_from_the_ends_of_their_second_does_so_one_after_
         let refused = refused.expect("only so many of a user wait").message;
         assert!(refused.contains("are looked for in Redis already"), "{refused}");
         cancel(ids[0]).expect("Redis does not look for one that is near an end");
-        cutter.delay("LREM", Duration::ZERO);
+        cutter.delay("\r\nLREM\r\n", Duration::ZERO);
         let refused = 1 + outcomes.iter().filter(Result::is_err).count();
         assert!(refused < 40, "{refused}");
         assert_eq!(redis.ask(&["LLEN", &list]), (4_000 + refused).to_string());
@@ -475,7 +475,7 @@ fn members_that_are_no_text_hide_no_job_of_their_state() {
     roster.cli(["queue", "retry", "mail", "--all"]).text();
     assert_eq!(take(&roster, 9, None, 0).iter().map(|job| job.id).collect::<Vec<_>>(), [id]);
     roster.cli(["queue", "purge", "mail", "dead"]).text();
-    assert!(!roster.log().contains("cannot be used"), "{}", roster.log());
+    assert!(!roster.log().contains("Redis at"), "{}", roster.log());
 }
 
 #[test]
@@ -1678,7 +1678,7 @@ fn who_has_a_key_is_looked_for_in_steps_of_half_a_mebibyte() {
     assert_eq!(unique().expect("an answer"), id);
     // 20 MB: at least half of each step is new. Two more ask for the job to be enqueued.
     let log = redis.ask(&["SLOWLOG", "GET", "100000"]);
-    let steps = log.lines().filter(|line| *line == "of a job in front").count();
+    let steps = log.split("EVALSHA\n").filter(|it| it.lines().any(|line| line == "of a job in front")).count();
     assert!((40..120).contains(&steps), "{steps}");
 }
 

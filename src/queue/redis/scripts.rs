@@ -481,7 +481,7 @@ pub(super) static POPPED: LazyLock<Script> = LazyLock::new(|| {
             if not member then return {1, ''} end
             local is_whole = #member <= tonumber(ARGV[4])
             if is_whole and string.find(string.sub(member, -tonumber(ARGV[3])), ARGV[2], 1, true) then return {1, member} end
-            bytes = bytes - #member
+            bytes = bytes - math.min(#member, 262144)
             if bytes <= 0 then break end
         end
         return {0, ''}",
