@@ -215,7 +215,8 @@ impl Identity {
                 Client::Tcp => "--tcp".to_owned(),
                 Client::Unix { uid, .. } => format!("--user {uid}"),
             };
-            let file = self.policy.file_option();
+            // Where it lies is nobody's business over a network.
+            let file = if self.client == Client::Tcp { String::new() } else { self.policy.file_option() };
             format!("`roster explain access {subject}{file}`, as root, shows which rule decides")
         })
     }

@@ -109,9 +109,10 @@ impl Drain {
         warn(&reply);
         let (mut drained, others) = of_service(&mut client, &service_name, &target)?;
         if !others.iter().any(can_be_called) {
-            let (service, target) = (text::line(&service_name), text::line(&target));
+            let name = text::line(&service_name);
+            let (service, target) = (text::argument(&service_name), text::argument(&target));
             eprintln!(
-                "roster: no instance of {service} is left that can be called; `roster undrain {service} {target}` undoes it"
+                "roster: no instance of {name} is left that can be called; `roster undrain {service} {target}` undoes it"
             );
         }
         match output {

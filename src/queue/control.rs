@@ -95,6 +95,10 @@ impl Change<'_, '_> {
 
     fn move_one(&mut self, id: JobId, head: &Head, queue: QueueNumber) -> Result<(), EngineError> {
         let mut next = Head { queue, ..head.clone() };
+        if let State::Delayed { until } = head.state {
+            // By the clock on the wall as it is now, from which it is counted again.
+            next.state = State::Delayed { until: self.book.delays.due(id, until, self.now) };
+        }
         if let Some(unique) = &head.unique
             && self.holder_of(head.queue, &unique.key)? == Some(id)
         {

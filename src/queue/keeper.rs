@@ -392,7 +392,9 @@ impl Keeper {
             }
             self.full_since = Some(Instant::now());
             opened.txn.roll_back()?;
+            let delays = std::mem::take(&mut opened.book.delays);
             opened.book = self.read(&mut opened.txn)?;
+            opened.book.delays = delays;
             self.recurrences.read_again();
             return Ok(());
         }

@@ -143,7 +143,7 @@ fn alternative(text: &str) -> Option<Alternative> {
     let exact = text.trim().trim_start_matches('=').trim_start();
     match Version::parse(exact) {
         // As answers show it.
-        Ok(version) if !version.build.is_empty() => Some(Alternative::Exactly(version)),
+        Ok(version) if is_text_version(&version) => Some(Alternative::Exactly(version)),
         _ => numbers(text).or_else(|| is_text(exact).then(|| Alternative::of(&registered_version(exact)))),
     }
 }
@@ -267,7 +267,7 @@ mod tests {
             let texts = ["", "0.0.1", "1.0.0", "1.0.0+5", "1.0.0.daily", "2024.01.05", "1.2.x", "dev", "测试", "正式"];
             texts.into_iter().filter(|text| requirement.matches(&registered_version(text))).collect::<Vec<_>>()
         };
-        for text in ["1.0.0.daily", "2024.01.05", "dev", "测试", "1.0.0+5"] {
+        for text in ["1.0.0.daily", "2024.01.05", "dev", "测试"] {
             assert_eq!(met(text), [text]);
             assert_eq!(met(&format!(" = {text} ")), [text]);
             let shown = registered_version(text);
@@ -282,6 +282,7 @@ mod tests {
         assert_eq!(met("!=0.0.1"), ["", "1.0.0", "1.0.0+5", "2024.01.05"]);
         assert_eq!(met(">=2024.01"), ["2024.01.05"]);
         assert_eq!(met("1.0.0"), ["1.0.0", "1.0.0+5"]);
+        assert_eq!(met("1.0.0+5"), ["1.0.0", "1.0.0+5"], "in any build");
         assert_eq!(met("DEV"), Vec::<&str>::new());
     }
 

@@ -461,6 +461,25 @@ fn one_bad_element_harms_no_other() {
 }
 
 #[test]
+fn what_a_key_of_another_type_refuses_has_written_nothing_however_often_it_is_tried() {
+    let redis = Redis::start(&[]);
+    let roster = connected(&redis, "");
+    redis.ask(&["SET", "resque:delayed_queue_schedule", "x"]);
+    let delayed = || NewJob { delay_ms: Some(3_600_000), ..job("C", "{}") };
+    for _ in 0..2 {
+        let jobs = vec![job("C", "{}"), delayed()];
+        roster.client().enqueue(EnqueueRequest { jobs }).expect_err("the schedule is none");
+        assert_eq!(redis.ask(&["LLEN", "resque:queue:mail"]), "0");
+        assert_eq!(redis.ask(&["KEYS", "resque:delayed:*"]) + &redis.keys_of_roster(), "");
+    }
+    redis.ask(&["DEL", "resque:delayed_queue_schedule"]);
+    enqueue(&roster, job("C", "{}")).expect("there is room");
+    redis.ask(&["RPUSH", "resque:roster:running:mail", "x"]);
+    roster.client().take_jobs(TakeJobsRequest::new(vec!["mail".into()], 1, None, None, None)).expect_err("no lease");
+    assert_eq!(redis.ask(&["HLEN", "resque:roster:jobs"]), "0");
+}
+
+#[test]
 fn members_that_are_no_text_hide_no_job_of_their_state() {
     let redis = Redis::start(&[]);
     let roster = connected(&redis, "");

@@ -8,7 +8,7 @@ use redis::Value;
 use super::super::Place;
 use super::super::change::Refused;
 use super::super::control::{Control, not_dead};
-use super::super::job::{JobId, State};
+use super::super::job::{JobId, State, Until};
 use super::super::order::Order;
 use super::keys::Step;
 use super::link::{Arguments, Failed};
@@ -122,7 +122,8 @@ impl Redis {
 
     /// Has a dead job wait again: with its unique key, unless another job has that by now.
     async fn revive(&self, id: JobId, text: &str, record: &Record) -> Result<bool, Failed> {
-        let extras = Extras { failures: 0, lost: 0, ..record.extras.clone() };
+        let unique = record.extras.unique.clone().filter(|unique| unique.until == Until::Success);
+        let extras = Extras { failures: 0, lost: 0, unique, ..record.extras.clone() };
         let mut waits = Record { state: State::Waiting, extras, ..record.clone() };
         let mut is_done = self.change(self.revived(id, (text, record), &waits)).await?;
         if !is_done && waits.extras.unique.take().is_some() {

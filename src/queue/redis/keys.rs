@@ -117,12 +117,6 @@ impl<'k> Step<'k> {
         self.guard("hash", &jobs, id.to_string().as_bytes(), record.as_ref())
     }
 
-    /// If the record of a job has so many bytes.
-    pub(super) fn if_record_has(self, id: JobId, bytes: i64) -> Self {
-        let jobs = self.keys.jobs();
-        self.guard("length", &jobs, id.to_string().as_bytes(), bytes.to_string().as_bytes())
-    }
-
     /// If no job has the unique key that this one is to have.
     pub(super) fn if_key_is_free(self, record: &Record) -> Self {
         let Some(unique) = record.unique() else { return self };
@@ -196,8 +190,10 @@ impl<'k> Step<'k> {
         let (jobs, of_state) = (self.keys.jobs(), self.keys.state(state, &record.queue));
         let (all_due, member) = self.keys.due_of(id, record);
         let id = id.to_string();
-        let step = self.then(["HSET", &jobs, &id, &record.written()]).then(["ZADD", &of_state, &at.to_string(), &id]);
-        let step = step.then(["ZADD", &all_due, &due.to_string(), &member]);
+        // The record last: a set of another type leaves none behind that nothing looks at.
+        let step =
+            self.then(["ZADD", &of_state, &at.to_string(), &id]).then(["ZADD", &all_due, &due.to_string(), &member]);
+        let step = step.then(["HSET", &jobs, &id, &record.written()]);
         match record.state {
             // It was there while it ran.
             State::Done { .. } => {

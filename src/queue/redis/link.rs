@@ -220,7 +220,7 @@ impl Link {
 
     fn not_understood(&self) -> Failed {
         let why = format!("what Redis at {} has there is not understood", self.server);
-        Failed { why, is_refused: true, is_of_a_key: false, is_of_data: true, lacks: None }
+        Failed { why, is_refused: false, is_of_a_key: false, is_of_data: true, lacks: None }
     }
 
     /// An error in words, that name the server and the cure.
@@ -268,7 +268,8 @@ impl Link {
         };
         let is_of_a_key = says("WRONGTYPE");
         // Of a script that ran: what it found there made it fail.
-        let is_of_script = ["user_script", "running script"].into_iter().any(says) && !says("nknown Redis command");
+        let is_of_script = ["user_script", "running script"].into_iter().any(says)
+            && !["nknown Redis command", "Script killed"].into_iter().any(says);
         let is_of_data = is_of_a_key || cure.is_empty() && is_of_script;
         let why = match is_of_data {
             true => format!("Redis at {} does not do that with what it has there: {why}", self.server),
@@ -322,6 +323,7 @@ mod tests {
             assert!(!failed.to_string().contains("cannot be used"), "{failed}");
         }
         for said in [
+            "ERR Script killed by user with SCRIPT KILL... script: 92f5, on @user_script:1.",
             "LOADING Redis is loading the dataset in memory",
             &format!("OOM command not allowed when used memory > 'maxmemory'. {place}"),
             &format!("READONLY You can't write against a read only replica. {place}"),

@@ -54,6 +54,7 @@ use super::job::JobId;
 use super::{Config, Known, Place, Recurrences};
 use crate::clock::Moment;
 use crate::metrics::Metrics;
+use crate::model::shortened;
 use crate::secret::warn_if_open;
 use crate::task::{Backoff, Stop, Tasks};
 
@@ -327,7 +328,7 @@ impl Redis {
         match read {
             Value::BulkString(text) => text,
             Value::Int(bytes) => {
-                let of = String::from_utf8_lossy(of);
+                let of = shortened(&String::from_utf8_lossy(of), 100).into_owned();
                 if self.notices.are_due(&format!("{of} of {key}"), Moment::now()) {
                     tracing::error!(
                         key,
@@ -346,8 +347,8 @@ impl Redis {
         largest(&self.config)
     }
 
-    /// What has more bytes is nothing that a sidecar has written: a record has an element as a text of JSON, or a result, and another
-    /// sidecar may take larger ones.
+    /// What has more bytes is left unread: a record has an element as a text of JSON, or a result. Another sidecar may take larger
+    /// ones.
     fn longest(&self) -> u64 {
         self.largest().saturating_mul(4).max(LEAST_LONGEST)
     }

@@ -269,7 +269,8 @@ impl Redis {
         check_name("queue", &queue, MAX_QUEUE_NAME).ok()?;
         let item = std::str::from_utf8(text).ok()?;
         let due = resque::due(item, resque::new_id(), now, &Extras::default())?;
-        let (of_item, key) = (self.keys.key(&format!("timestamps:{item}")), list.trim_start_matches(&self.keys.0));
+        let (of_item, key) =
+            (self.keys.key(&format!("timestamps:{item}")), list.strip_prefix(&*self.keys.0).unwrap_or(list));
         let step = Step::new(&self.keys)
             .if_first(list, text)
             .push("RPUSH", &queue, &due)

@@ -45,6 +45,14 @@ pub(super) static ENQUEUE: LazyLock<Script> = LazyLock::new(|| {
                 end
             end
             wanted[q] = wanted[q] + 1
+            -- What is to be written is looked at before anything is: all of the jobs or none.
+            if ARGV[at + 4] ~= '' then
+                redis.call('ZCARD', p .. (ARGV[at + 3] == '' and 'roster:dead:' or 'roster:delayed:') .. q)
+                for _, name in ipairs({'roster:due', 'roster:scheduled', 'delayed_queue_schedule'}) do
+                    redis.call('ZCARD', p .. name)
+                end
+                if ARGV[at + 3] ~= '' then redis.call('LLEN', p .. 'delayed:' .. string.sub(ARGV[at + 4], 1, -4)) end
+            end
             if wanted[q] > most then return 'MUCH ' .. q end
             if waiting[q] + wanted[q] > most then full = q end
             if key ~= '' then bytes = bytes - redis.call('HSTRLEN', p .. 'roster:unique:' .. q, key) end
@@ -120,10 +128,10 @@ pub(super) static ENQUEUE: LazyLock<Script> = LazyLock::new(|| {
                     redis.call('HSET', p .. 'roster:jobs', id, record)
                     redis.call('ZADD', p .. 'roster:delayed:' .. q, due, id)
                     redis.call('ZADD', p .. 'roster:scheduled', 0, second .. ':' .. redis.sha1hex(item) .. ':' .. id)
+                    redis.call('ZADD', p .. 'delayed_queue_schedule', second, second)
                     redis.call('RPUSH', p .. 'delayed:' .. second, item)
                     -- By which Ruby's resque-scheduler finds it. One of another type is somebody else's.
                     redis.pcall('SADD', p .. 'timestamps:' .. item, 'delayed:' .. second)
-                    redis.call('ZADD', p .. 'delayed_queue_schedule', second, second)
                 end
                 if key ~= '' then redis.call('HSET', p .. 'roster:unique:' .. q, key, id .. ' ' .. full) end
                 if now ~= '' then redis.call('ZADD', p .. 'roster:enqueued', now, id) end

@@ -120,13 +120,14 @@ impl Redis {
         let records = self.due(&due, since, now).await?;
         let is_over = records.is_empty();
         for (member, read) in records {
-            let large = match &read {
-                Value::Int(bytes) => Some(*bytes),
-                _ => None,
-            };
+            let is_large = matches!(read, Value::Int(_));
             let key = if member.is_empty() { &due } else { &jobs };
             let text = self.text_of(key, &member, read);
-            if large.is_some() && member.is_empty() {
+            if is_large {
+                // Another sidecar may take such jobs.
+                if !member.is_empty() {
+                    self.look_later(&due, &member, now).await?;
+                }
                 continue;
             }
             let id: Option<JobId> = str::from_utf8(&member).ok().and_then(|id| id.parse().ok());
@@ -137,10 +138,9 @@ impl Redis {
                 (Some(id), Some((text, record))) => self.pass(id, text, &record, now).await,
                 (id, _) => {
                     let step = Step::new(&self.keys);
-                    let step = match (id, large) {
-                        (Some(id), Some(bytes)) => step.if_record_has(id, bytes),
-                        (Some(id), None) => step.if_record(id, &text),
-                        (None, _) => step,
+                    let step = match id {
+                        Some(id) => step.if_record(id, &text),
+                        None => step,
                     };
                     if !text.is_empty() {
                         tracing::error!(id, "a job is damaged, and is not performed");

@@ -61,6 +61,20 @@ fn many_jobs_are_moved_by_steps_each_once_and_in_their_order() {
 }
 
 #[test]
+fn a_delay_is_over_in_its_time_though_the_clock_was_set_and_its_job_moved_since() {
+    let mut queue = Fixture::new(Config::default());
+    queue.set_forward = DAY;
+    let id = queue.enqueue(NewJob { delay: Duration::from_secs(60), ..job("mail", "a") });
+    queue.set_forward = 0;
+    queue.change(|change| change.move_to("mail", "post", ROOT)).expect("there is room");
+    queue.set_forward = DAY;
+    queue.now += 59_999;
+    assert_eq!(queue.take("post"), None);
+    queue.now += 1;
+    assert_eq!(queue.take("post").map(|job| job.id), Some(id));
+}
+
+#[test]
 fn a_move_that_is_cut_anywhere_has_each_job_in_one_of_the_two_and_is_made_whole_by_another() {
     let mut queue = Fixture::new(Config::default());
     let ids: Vec<JobId> = (0..3).map(|_| queue.enqueue(job("mail", "a"))).collect();
