@@ -35,7 +35,8 @@ use Thrift\Protocol\TBinaryProtocolAccelerated;
 final class Endpoint
 {
     /**
-     * After a timeout, nothing waits again for this long: a hanging sidecar costs a page one timeout per transport.
+     * After a timeout, nothing that would not wait longer is asked for this long: a hanging sidecar costs a page one
+     * timeout per transport for reads, and one for each longer wait.
      */
     private const REST_MS = 1_000;
 
@@ -43,6 +44,8 @@ final class Endpoint
     private ?Frames $frames = null;
     private ?Thrift\RosterClient $client = null;
     private ?Deadline $rest = null;
+    /** The patience of the request that timed out. */
+    private int $vainMs = 0;
     private bool $isBusy = false;
 
     public function __construct(
@@ -51,6 +54,7 @@ final class Endpoint
         private readonly Timeouts $timeouts,
         bool $isPersistent,
         private readonly ?Owner $owner,
+        private readonly int $restMs = self::REST_MS,
     ) {
         $this->channel = new Channel($address, $timeouts, $isPersistent, $owner);
     }
@@ -605,16 +609,19 @@ final class Endpoint
         return $answer;
     }
 
-    /** Asks, unless there was no answer in time just now. */
+    /** Asks, unless there was no answer just now to what would have waited as long. */
     private function tried(Deadline $deadline, callable $question, int $patienceMs, bool $isRepeatable): object|array
     {
-        if ($this->rest?->left() > 0) {
+        if ($patienceMs <= $this->vainMs && $this->rest?->left() > 0) {
             throw new Exception\TransportFailed('it has just timed out');
         }
         try {
-            return $this->ask($deadline, $question, $patienceMs, $isRepeatable);
+            $answer = $this->ask($deadline, $question, $patienceMs, $isRepeatable);
+            $this->rest = null;
+            return $answer;
         } catch (Exception\TransportFailed $failure) {
-            $this->rest = $failure->timedOut ? new Deadline(self::REST_MS) : null;
+            $this->rest = $failure->timedOut ? new Deadline($this->restMs) : null;
+            $this->vainMs = $patienceMs;
             throw $failure;
         }
     }
