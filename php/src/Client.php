@@ -982,10 +982,10 @@ class Client
 
     private static function hostAndPort(string $tcp): string
     {
-        $address = str_starts_with($tcp, 'tcp://') ? substr($tcp, strlen('tcp://')) : $tcp;
-        $colon = (int) strrpos($address, ':');
-        $port = substr($address, $colon + 1);
-        if ($address !== '' && ($colon === 0 || strspn($port, '0123456789') !== strlen($port) || $port === '')) {
+        $address = trim($tcp);
+        $address = str_starts_with($address, 'tcp://') ? substr($address, strlen('tcp://')) : $address;
+        // PHP takes what follows a slash for the name of a persistent connection.
+        if ($address !== '' && preg_match('~^(\[[^\s\[\]/]+\]|[^\s\[\]/:]+):\d{1,5}(/\S*)?$~D', $address) !== 1) {
             throw new InvalidRequest('tcp', "`$tcp` is no host and port, such as `127.0.0.1:9090`");
         }
         return $address;

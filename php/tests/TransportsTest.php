@@ -141,7 +141,8 @@ final class TransportsTest extends TestCase
 
     public function testAnAddressIsThatOfAHostAndAPort(): void
     {
-        foreach (['127.0.0.1', '9090', ':9090', 'tcp://', 'http://127.0.0.1:9090/', 'localhost:'] as $wrong) {
+        $wrongs = ['127.0.0.1', '9090', ':9090', 'tcp://', 'http://127.0.0.1:9090/', 'localhost:', '::1:9090', '127.0.0.1 :9090'];
+        foreach ($wrongs as $wrong) {
             try {
                 Client::local('', $wrong, '');
                 $wrong === 'tcp://' || self::fail("$wrong was taken");
@@ -149,8 +150,11 @@ final class TransportsTest extends TestCase
                 self::assertSame("tcp: `$wrong` is no host and port, such as `127.0.0.1:9090`", $refusal->getMessage());
             }
         }
-        $fake = new FakeSidecar([[Answer::nodes(['/a' => 'x'])]], isTcp: true);
-        self::assertSame('x', Patient::local('', "tcp://$fake->address", '')->get('/a')->data);
+        foreach (['tcp://%s', "%s\n", ' %s', '%s/x', 'tcp://%s/'] as $spelling) {
+            $fake = new FakeSidecar([[Answer::nodes(['/a' => 'x'])]], isTcp: true);
+            self::assertSame('x', Patient::local('', sprintf($spelling, $fake->address), '')->get('/a')->data);
+        }
+        Client::local('', '[fe80::1%eth0]:9090', '');
     }
 
     public function testWhatIsWrongWithAPathIsSaidInShort(): void
