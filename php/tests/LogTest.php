@@ -99,6 +99,15 @@ final class LogTest extends TestCase
         self::assertStringContainsString('info: its last word', $sidecar->worker->output());
     }
 
+    public function testWhatIsLoggedInALaterShutdownFunctionGoesToStandardError(): void
+    {
+        $code = self::LOAD . '$log = Roster\Worker::fromEnvironment()->log(); $log->info("first");'
+            . ' register_shutdown_function(static fn () => $log->error("what it died of")); exit(3);';
+        $sidecar = new Supervisor(command: [PHP_BINARY, ...$this->php($code)], isAccepted: false);
+        self::assertSame(3, $sidecar->worker->await());
+        self::assertMatchesRegularExpression('/info: first\n.*error: what it died of/', $sidecar->worker->output());
+    }
+
     /** @return list<string> */
     private function php(string $code): array
     {

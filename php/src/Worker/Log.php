@@ -30,6 +30,8 @@ abstract class Log
     private int $keptBytes = 0;
     /** Which process keeps it, and sends it at its end. */
     private ?int $process = null;
+    /** Whether what was kept has been sent at the end: nothing that is kept now would be. */
+    private bool $isEnding = false;
 
     /** @param \Closure(): (Line|false|null) $line to the sidecar; false: it is not accepted yet; null: there is none */
     public function __construct(private readonly \Closure $line)
@@ -96,10 +98,11 @@ abstract class Log
             self::text($level, self::MAX_WORD_BYTES), self::text($message, self::MAX_MESSAGE_BYTES), self::plain($context),
         ];
         $line = ($this->line)();
-        if ($line === false) {
+        if ($line === false && !$this->isEnding) {
             $this->keep($entry);
             return;
         }
+        $line = $line ?: null;
         $this->flush($line);
         $line === null ? self::print(date('c'), ...$entry) : $this->send($line, ...$entry);
     }
@@ -140,7 +143,10 @@ abstract class Log
         $this->keptBytes += $bytes;
         if ($this->process === null) {
             $this->process = getmypid();
-            register_shutdown_function(fn () => $this->flush($this->kept === [] ? null : (($this->line)() ?: null)));
+            register_shutdown_function(function (): void {
+                $this->isEnding = true;
+                $this->flush($this->kept === [] ? null : (($this->line)() ?: null));
+            });
         }
     }
 
