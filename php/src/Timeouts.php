@@ -23,7 +23,8 @@ final class Timeouts
         public readonly int $jobsMs = 6_000,
     ) {
         foreach (get_object_vars($this) as $name => $ms) {
-            if ($ms <= 0) {
+            // What is only added may be nothing.
+            if ($ms < ($name === 'jobsMs' ? 0 : 1)) {
                 throw new InvalidRequest($name, "$ms ms are no time to wait");
             }
         }

@@ -151,6 +151,7 @@ final class CallTest extends TestCase
 
     public function testATimeoutOfNothingIsRefusedByItsName(): void
     {
+        self::assertSame(0, (new Timeouts(jobsMs: 0))->jobsMs);
         $this->expectException(InvalidRequest::class);
         $this->expectExceptionMessage('readMs: 0 ms are no time to wait');
         new Timeouts(readMs: 0);
