@@ -56,6 +56,12 @@ final class LoopTest extends TestCase
         $logged = array_column($this->log->receive(), 0);
         self::assertSame(['error'], array_column($logged, 'level'));
         self::assertMatchesRegularExpression('/set to 1024, .* as high as 1\d\d\d/', $logged[0]['context']['reason']);
+        fread($this->held[0], 1);
+        $began = hrtime(true);
+        $this->loop->wait([], [], 10);
+        $took = (hrtime(true) - $began) / 1e6;
+        self::assertGreaterThanOrEqual(20, $took, 'it does not spin');
+        self::assertLessThan(10_000, $took);
     }
 
     public function testWhatServesAStreamAndIsAGeneratorIsLoggedSinceNothingOfItIsRun(): void

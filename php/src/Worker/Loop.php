@@ -13,8 +13,10 @@ use Roster\Quiet;
  */
 final class Loop
 {
-    /** The pause after a failed wait: a signal, or a descriptor that select() does not accept. */
-    private const FAILURE_US = 1_000;
+    /** The pause after a wait that a signal ended. */
+    private const SIGNAL_US = 1_000;
+    /** The longest pause instead of a wait with a descriptor that select() does not accept: each one fails at once. */
+    private const FAILURE_US = 20_000;
     /** What select() failed with, as PHP says it, if a signal came. */
     private const INTERRUPTED = '[4]';
 
@@ -50,7 +52,7 @@ final class Loop
         $this->watched = array_filter($this->watched, static fn (array $watched) => is_resource($watched[0]));
         $process = getmypid();
         $ready = self::select([...$read, ...array_column($this->watched, 0)], $write, $seconds, $failure);
-        $this->tell($failure);
+        $this->report($failure);
         foreach ($ready as $stream) {
             if (getmypid() !== $process) {
                 // What served the one before has forked: the rest is its parent's.
@@ -66,7 +68,7 @@ final class Loop
     }
 
     /** Logs once that it cannot wait. */
-    private function tell(?string $failure): void
+    private function report(?string $failure): void
     {
         if ($failure !== null && $this->failure === null) {
             $this->log->error('streams with too high descriptors are not served: {reason}', ['reason' => $failure]);
@@ -98,7 +100,7 @@ final class Loop
             $readable = array_filter($read, static fn ($stream): bool => (bool) self::readable([$stream], [], 0));
         }
         if (!$readable) {
-            usleep(self::FAILURE_US);
+            usleep($failure === null ? self::SIGNAL_US : min($us, self::FAILURE_US));
         }
         return array_values($readable ?? []);
     }
@@ -111,11 +113,8 @@ final class Loop
      */
     public static function isWritable(mixed $stream, ?string &$failure = null): bool
     {
-        Quiet::$warning = '';
-        $ready = Quiet::run(static function () use ($stream): int|false {
-            [$none, $write] = [null, [$stream]];
-            return stream_select($none, $write, $none, 0);
-        });
+        [$read, $write] = [[], [$stream]];
+        $ready = self::ready($read, $write, 0);
         $failure = $ready === false ? self::failure() : null;
         return (bool) $ready;
     }
@@ -128,15 +127,20 @@ final class Loop
         return str_contains($line, self::INTERRUPTED) ? null : explode(' --', $line)[0];
     }
 
-    /** @return ?list<resource> null: select() has failed */
+    /** @return ?list<resource> those that can be read; null: select() has failed */
     private static function readable(array $read, array $write, int $us): ?array
     {
+        return self::ready($read, $write, $us) === false ? null : array_values($read);
+    }
+
+    /** Leaves of both those that are ready, and returns how many these are; false: select() has failed. */
+    private static function ready(array &$read, array &$write, int $us): int|false
+    {
         Quiet::$warning = '';
-        $ready = Quiet::run(static function () use (&$read, &$write, $us): int|false {
+        return Quiet::run(static function () use (&$read, &$write, $us): int|false {
             $none = null;
             return stream_select($read, $write, $none, intdiv($us, 1_000_000), $us % 1_000_000);
         });
-        return $ready === false ? null : array_values($read);
     }
 
     /** Makes termination signals call this, unless the application handles them itself. */
