@@ -31,7 +31,8 @@ use const PHP_SAPI;
  * method throws `Unavailable` if no transport led to an answer, `NotReady` if nothing is known yet, `TooStale` if
  * everything is older than `maxAge`, and `InvalidRequest` for an invalid request; all of them are `RosterException`s.
  *
- * It makes one request at a time: a signal handler needs a client of its own.
+ * It makes one request at a time. A signal handler that may run while one waits is to have a client of its own: what it
+ * meets with the same one is in the README, under "Persistent connections".
  *
  * The class is not final so that tests can mock it; it is not meant to be extended otherwise.
  */

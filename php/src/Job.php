@@ -10,7 +10,6 @@ use Roster\Exception\JobBuried;
 use Roster\Exception\JobReleased;
 use Roster\Exception\Overloaded;
 use Roster\Worker\Lease;
-use Roster\Worker\Text;
 
 /** A job as it stands. Times are in ms since 1970. */
 final class Job

@@ -25,7 +25,6 @@ use Roster\Worker\Returned;
 use Roster\Worker\Services;
 use Roster\Worker\Session;
 use Roster\Worker\Task;
-use Roster\Worker\Text;
 
 /**
  * A process that offers services: a Roster master, started by a sidecar or otherwise.
@@ -202,7 +201,7 @@ final class Worker
      */
     public function send(mixed $data): void
     {
-        $this->tell('worker-send', $data);
+        $this->sendMessage('worker-send', $data);
     }
 
     /**
@@ -214,7 +213,7 @@ final class Worker
      */
     public function broadcast(mixed $data): void
     {
-        $this->tell('worker-broadcast', $data);
+        $this->sendMessage('worker-broadcast', $data);
     }
 
     /**
@@ -518,7 +517,7 @@ final class Worker
         }
     }
 
-    private function tell(string $command, mixed $data): void
+    private function sendMessage(string $command, mixed $data): void
     {
         if (!$this->isSupervised()) {
             throw new InvalidRequest('worker', 'no sidecar has started this process, so nobody takes what it sends');

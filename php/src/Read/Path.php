@@ -5,7 +5,7 @@ declare(strict_types=1);
 namespace Roster\Read;
 
 use Roster\Exception\InvalidRequest;
-use Roster\Worker\Text;
+use Roster\Text;
 
 /**
  * Valid paths: all transports must agree on them, even one that only looks up a key.

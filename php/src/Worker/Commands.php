@@ -5,6 +5,7 @@ declare(strict_types=1);
 namespace Roster\Worker;
 
 use Roster\Exception\InvalidRequest;
+use Roster\Text;
 
 /**
  * The commands that a sidecar can send to a worker: `ping`, `status`, and the application's own.

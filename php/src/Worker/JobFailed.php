@@ -4,6 +4,8 @@ declare(strict_types=1);
 
 namespace Roster\Worker;
 
+use Roster\Text;
+
 /**
  * What a job threw, with where and why, for whoever looks at the job later. It has no arguments of functions: these may be
  * secret.

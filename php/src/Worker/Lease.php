@@ -18,7 +18,7 @@ final class Lease
     public JobReleased|JobBuried|null $outcome = null;
     private bool $isOver = false;
 
-    /** @param \Closure(array<string, mixed>): void $send what the sidecar is told */
+    /** @param \Closure(array<string, mixed>): void $send sends the sidecar a report */
     public function __construct(
         private readonly int $id,
         private readonly int $attempt,

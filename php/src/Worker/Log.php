@@ -5,6 +5,7 @@ declare(strict_types=1);
 namespace Roster\Worker;
 
 use Roster\Quiet;
+use Roster\Text;
 use Roster\Wire\MessagePack;
 
 /** The methods of PSR-3, in all of its versions: logs to the sidecar, or to standard error. */

@@ -25,7 +25,7 @@ final class Performers
     /** @var array<callable> by queue */
     private array $performers = [];
 
-    /** @param \Closure(array<string, mixed>): void $send what the sidecar is told of a job */
+    /** @param \Closure(array<string, mixed>): void $send sends the sidecar a report of a job */
     public function __construct(private readonly \Closure $send)
     {
     }

@@ -4,6 +4,8 @@ declare(strict_types=1);
 
 namespace Roster\Worker;
 
+use Roster\Text;
+
 /**
  * What happens on one connection: requests are started one after the other, and methods that return many values take
  * turns.

@@ -2,7 +2,7 @@
 
 declare(strict_types=1);
 
-namespace Roster\Worker;
+namespace Roster;
 
 /**
  * Texts for the other end, with a maximum length.
