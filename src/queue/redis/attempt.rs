@@ -329,6 +329,7 @@ impl Redis {
     }
 
     fn handed_out(&self, id: JobId, record: Record, (asked, now): (Moment, u64), taker: Option<i64>) -> Option<Job> {
+        self.searches.is_not_settled_now(id);
         let State::Running { until } = record.state else {
             self.metrics.jobs_died.increment();
             record.death(id).log();

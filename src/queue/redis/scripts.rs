@@ -455,26 +455,33 @@ pub(super) static LIST: LazyLock<Script> = LazyLock::new(|| {
 });
 
 /// Where a text is in a list, near the end of an element, among so many from a place on: how many were looked at, -1 if there are
-/// no more; its element; and how many bytes these had. Redis takes some 6 ms at most for the 512 KiB after which it looks at no more.
+/// no more; its element; how many bytes these had; whether the last element of the step before, told by its SHA-1, is among the
+/// first ones, so that none was passed over; and the SHA-1 of the last one. Redis takes some 6 ms at most for the 512 KiB after
+/// which it looks at no more, but at one behind those that it looks at again.
 pub(super) static SEARCH: LazyLock<Script> = LazyLock::new(|| {
     Script::new(
         r"
         local key, from, most, largest, text = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[4]), ARGV[5]
-        local reach, looked, bytes, part = tonumber(ARGV[6]), 0, 0, 1
-        while looked < most and bytes < 524288 do
+        local reach, mark, overlap, looked, bytes, part = tonumber(ARGV[6]), ARGV[7], tonumber(ARGV[8]), 0, 0, 1
+        local joins, last = mark == '', ''
+        -- It comes further each time, unless that is as much as is looked at of a queue.
+        while looked < most and (bytes < 524288 or looked <= overlap and bytes < 33554432) do
             local items = redis.pcall('LRANGE', key, from + looked, from + looked + part - 1)
-            if #items == 0 then return {-1, '', bytes} end
+            if #items == 0 then return {-1, '', bytes, joins and 1 or 0, ''} end
             local before = bytes
             for _, item in ipairs(items) do
-                looked, bytes = looked + 1, bytes + #item
-                if #item <= largest and string.find(string.sub(item, -reach), text, 1, true) then
-                    return {looked, item, bytes}
+                looked, bytes, last = looked + 1, bytes + #item, item
+                -- Those that were put in front meanwhile have moved it further back.
+                if not joins and looked <= 2 * overlap and redis.sha1hex(item) == mark then
+                    joins = true
+                elseif #item <= largest and string.find(string.sub(item, -reach), text, 1, true) then
+                    return {looked, item, bytes, joins and 1 or 0, redis.sha1hex(item)}
                 end
             end
             -- To come to a place takes a while, too: so not one by one.
             part = bytes - before < 32768 and math.min(part * 2, 16) or math.ceil(part / 2)
         end
-        return {looked, '', bytes}",
+        return {looked, '', bytes, joins and 1 or 0, redis.sha1hex(last)}",
     )
 });
 

@@ -29,8 +29,8 @@ const SEARCH_STEP: u64 = 1_000;
 const MAX_SEARCHED_IN_ALL: u64 = 100_000;
 const MAX_SEARCHED_BYTES_IN_ALL: u64 = 128 << 20;
 
-/// Each step looks again at so many of the last one, and at no more than a quarter of them: what is taken off meanwhile moves
-/// others nearer to the front.
+/// Each step looks again at so many of the last one, and at no more than a quarter of them, but at the last of all: what is taken
+/// off meanwhile moves others nearer to the front. Where that one is not among them any more, some may be passed over.
 const MAX_OVERLAP: u64 = 100;
 
 /// Behind the id of a job stands no more of its text: `queue_time`, and what Roster knows of it, whose error and unique key are
@@ -101,9 +101,14 @@ impl Searches {
         Ok(turn)
     }
 
-    /// A job is done or cancelled: it never waits again.
+    /// A job is done or cancelled: it never waits again, unless it stood in two places, or somebody enqueues its text again.
     pub(super) fn is_settled_now(&self, id: JobId) {
         self.settled().add(id);
+    }
+
+    /// A job is handed out: whatever was settled was another one with this id.
+    pub(super) fn is_not_settled_now(&self, id: JobId) {
+        self.settled().remove(id);
     }
 
     fn settled(&self) -> MutexGuard<'_, Settled> {
@@ -149,6 +154,12 @@ impl Settled {
             self.ids.remove(&oldest);
         }
     }
+
+    fn remove(&mut self, id: JobId) {
+        if self.ids.remove(&id) {
+            self.in_order.retain(|it| *it != id);
+        }
+    }
 }
 
 impl Drop for InLine<'_> {
@@ -177,8 +188,10 @@ enum Looked {
     Found(Vec<u8>, Box<Item>),
     /// All of it was looked at,
     AtAll,
-    /// or not, so that it may wait there.
+    /// or not, so that it may wait there,
     AtFirstOnes,
+    /// or all but what others may have moved past the places that were looked at.
+    WithGaps,
 }
 
 /// How much of all queues is yet looked at.
@@ -232,6 +245,9 @@ impl Redis {
             let progress = self.leases().get(&id).and_then(|lease| lease.progress.clone());
             return Ok(Job { progress, ..record.into_job(id, &self.config) });
         }
+        if self.searches.settled().ids.contains(&id) {
+            return Err(in_buffer.unless_there(Refused::NoJob(id)));
+        }
         match self.search(user, id).await.map_err(|why| in_buffer.unless_there(why))? {
             Sought::Waits(queue, text, item) => Ok(self.job_of(&queue, &text, &item, self.link.now()?)),
             Sought::IsTaken(job) => Ok(*job),
@@ -265,21 +281,18 @@ impl Redis {
 
     /// Looks for a job that was enqueued here in the queues where it may wait, and among those that are being taken off one.
     async fn search(&self, user: Option<u32>, id: JobId) -> Result<Sought, Refused> {
-        let is_settled = || self.searches.settled().ids.contains(&id);
-        if is_settled() {
-            return Err(Refused::NoJob(id));
-        }
         let mut turn = self.searches.turn(user).await?;
         let mut queues = self.names().await?;
         // Its own is most likely among the first.
         queues.sort_by_key(|queue| !resque::may_be_of(id, queue));
         let mut left = Left { jobs: MAX_SEARCHED_IN_ALL, bytes: MAX_SEARCHED_BYTES_IN_ALL };
-        let mut has_more = false;
+        let (mut has_more, mut has_gaps) = (false, false);
         for queue in queues {
             match self.search_in(&queue, id, &mut left, &mut turn).await? {
                 Looked::Found(text, item) => return Ok(Sought::Waits(queue, text, item)),
                 Looked::AtAll => {}
                 Looked::AtFirstOnes => has_more = true,
+                Looked::WithGaps => has_gaps = true,
             }
         }
         turn.comes().await;
@@ -291,19 +304,30 @@ impl Redis {
             return Ok(Sought::IsTaken(Box::new(job)));
         }
         // It may have been settled meanwhile.
-        if (!has_more && is_all) || is_settled() {
+        if (!has_more && !has_gaps && is_all) || self.searches.settled().ids.contains(&id) {
             return Err(Refused::NoJob(id));
         }
-        let why = format!(
-            "job {id} is done or cancelled, or waits behind others: it is not among the first {MAX_SEARCHED} of its queue, nor \
-             the {MAX_SEARCHED_IN_ALL} that were looked at of all (fewer, where they are large), and is not looked for in more"
-        );
+        let why = if has_more {
+            format!(
+                "job {id} is done or cancelled, or waits behind others: it is not among the first {MAX_SEARCHED} of its \
+                 queue, nor the {MAX_SEARCHED_IN_ALL} that were looked at of all (fewer, where they are large), and is not \
+                 looked for in more"
+            )
+        } else if has_gaps {
+            format!(
+                "job {id} is done or cancelled, or was passed over, as many others were taken off its queue while it was \
+                 looked for; try again"
+            )
+        } else {
+            format!("job {id} may be one of those that are being handed out just now; try again")
+        };
         Err(Refused::Unavailable(why))
     }
 
     /// Looks for it in one queue, in steps.
     async fn search_in(&self, queue: &str, id: JobId, left: &mut Left, turn: &mut Turn<'_>) -> Result<Looked, Failed> {
         let (mut looked, mut overlap, mut bytes) = (0, 0, 0);
+        let (mut last, mut has_gaps) = (String::new(), false);
         while looked < MAX_SEARCHED && bytes < MAX_SEARCHED_BYTES && left.jobs > 0 && left.bytes > 0 {
             let from = looked - overlap;
             let arguments = Arguments::default()
@@ -312,23 +336,28 @@ impl Redis {
                 .number(SEARCH_STEP)
                 .number(self.largest())
                 .text(searched(id))
-                .number(REACH);
+                .number(REACH)
+                .text(&last)
+                .number(overlap);
             turn.comes().await;
             let began = Instant::now();
-            let reply: Result<(i64, Vec<u8>, u64), Failed> = self.link.run(&scripts::SEARCH, arguments).await;
+            let reply: Result<(i64, Vec<u8>, u64, u8, String), Failed> =
+                self.link.run(&scripts::SEARCH, arguments).await;
             turn.is_over(began.elapsed());
-            let (step, text, read) = reply?;
+            let (step, text, read, joins, end) = reply?;
+            has_gaps |= joins == 0;
             // It may be another one's payload that has this text.
             if let Some(item) = resque::read(&text).filter(|item| item.id == Some(id)) {
                 return Ok(Looked::Found(text, Box::new(item)));
             }
-            let Ok(step @ 1..) = u64::try_from(step) else { return Ok(Looked::AtAll) };
+            let Ok(step @ 1..) = u64::try_from(step) else {
+                return Ok(if has_gaps { Looked::WithGaps } else { Looked::AtAll });
+            };
             let to = from + step;
             left.jobs = left.jobs.saturating_sub(to.saturating_sub(looked));
             left.bytes = left.bytes.saturating_sub(read);
-            (looked, bytes) = (to, bytes + read);
-            // Not at that one again.
-            overlap = if text.is_empty() { (step / 4).min(MAX_OVERLAP) } else { 0 };
+            (looked, bytes, last) = (to, bytes + read, end);
+            overlap = (step / 4).clamp(1, MAX_OVERLAP);
         }
         Ok(Looked::AtFirstOnes)
     }
@@ -361,6 +390,7 @@ impl Redis {
                         redis.remove_in_turn(user, id, text.as_deref().unwrap_or_default(), &record).await?
                     }
                     None => {
+                        // Also for one that is settled: it may have stood in two places.
                         let sought = redis.search(user, id).await.map_err(|why| in_buffer.unless_there(why));
                         let (queue, text, item) = match sought? {
                             Sought::Waits(queue, text, item) => (queue, text, item),
@@ -535,6 +565,16 @@ mod tests {
         let is_settled = |id: JobId| searches.settled().ids.contains(&id);
         assert!(!is_settled(0) && (1..=MAX_SETTLED as u64).all(is_settled));
         assert_eq!(searches.settled().ids.len(), MAX_SETTLED);
+        // One that is handed out again is settled no longer, until it is once more.
+        searches.is_not_settled_now(1);
+        searches.is_not_settled_now(1);
+        assert!(!searches.settled().ids.contains(&1));
+        searches.is_settled_now(1);
+        searches.is_settled_now(MAX_SETTLED as u64 + 1);
+        let is_settled = |id: JobId| searches.settled().ids.contains(&id);
+        assert!(is_settled(1) && !is_settled(2) && is_settled(3));
+        assert_eq!(searches.settled().ids.len(), MAX_SETTLED);
+        assert_eq!(searches.settled().in_order.len(), MAX_SETTLED);
     }
 
     #[tokio::test]
