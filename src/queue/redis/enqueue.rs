@@ -19,7 +19,6 @@ use super::record::Record;
 use super::recurring::Settling;
 use super::refusals::Write;
 use super::resque::{self, Extras};
-use super::search::Turn;
 use super::unique::Holders;
 use super::{Redis, no_matter, scripts};
 use crate::share::KEPT_FOR_ADMINS;
@@ -58,6 +57,13 @@ pub(super) struct Draft {
     pub(super) runs_until: Option<u64>,
 }
 
+/// How long an enqueue waits where there is a buffer: for Redis until then, and so much longer for the turns of others.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Patience {
+    until: Instant,
+    with_others: Duration,
+}
+
 /// Why jobs are not enqueued.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum NotEnqueued {
@@ -65,6 +71,28 @@ pub(super) enum NotEnqueued {
     Refused(#[from] Refused),
     #[error(transparent)]
     Failed(#[from] Failed),
+}
+
+impl Patience {
+    fn new() -> Self {
+        Self { until: Instant::now() + BUFFERED_TIMEOUT, with_others: BUFFERED_TIMEOUT }
+    }
+}
+
+/// A turn to look for jobs, if it comes within that time. That it does not says nothing of Redis: others have theirs.
+pub(super) async fn turn_in_time<T>(
+    patience: &mut Option<Patience>,
+    turn: impl Future<Output = T>,
+) -> Result<T, Refused> {
+    let Some(patience) = patience else { return Ok(turn.await) };
+    let waits = Instant::now();
+    let Ok(turn) = timeout(patience.with_others, turn).await else {
+        let why = format!("others look for jobs in Redis, for more than {} s; try again", BUFFERED_TIMEOUT.as_secs());
+        return Err(Refused::TooMuch(why));
+    };
+    patience.with_others = patience.with_others.saturating_sub(waits.elapsed());
+    patience.until += waits.elapsed();
+    Ok(turn)
 }
 
 impl Redis {
@@ -128,24 +156,17 @@ impl Redis {
     }
 
     /// What is asked of Redis, if it is answered by then.
-    async fn in_time<T>(
+    pub(super) async fn in_time<T>(
         &self,
-        until: Option<Instant>,
+        patience: Option<Patience>,
         asked: impl Future<Output = Result<T, Failed>>,
     ) -> Result<T, Failed> {
-        match until {
-            Some(until) => timeout_at(until, asked).await.unwrap_or_else(|_| Err(self.link.unanswered())),
+        match patience {
+            Some(Patience { until, .. }) => {
+                timeout_at(until, asked).await.unwrap_or_else(|_| Err(self.link.unanswered()))
+            }
             None => asked.await,
         }
-    }
-
-    /// A turn to look for jobs, if there is one within that time. That there is none says nothing of Redis: others have it.
-    async fn turn_in_time(&self, patience: Option<Duration>, user: Option<u32>) -> Result<Turn<'_>, Refused> {
-        let turn = self.searches.turn(user);
-        let Some(patience) = patience else { return turn.await };
-        let why =
-            || format!("others look for jobs in Redis, for more than {} s; try again", BUFFERED_TIMEOUT.as_secs());
-        timeout(patience, turn).await.unwrap_or_else(|_| Err(Refused::TooMuch(why())))
     }
 
     /// What is delivered is dropped if another job has its key: that has to be exact.
@@ -159,12 +180,11 @@ impl Redis {
         let queues = if is_admin { queues } else { queues - queues / KEPT_FOR_ADMINS };
         let mut holders = Holders::default();
         // Who delivers waits for as long as it takes.
-        let mut until = (self.buffer.is_some() && !is_exact).then(|| Instant::now() + BUFFERED_TIMEOUT);
-        let mut patience = until.map(|_| BUFFERED_TIMEOUT);
+        let mut patience = (self.buffer.is_some() && !is_exact).then(Patience::new);
         for _ in 0..MAX_TRIES {
             let (held, new): (Vec<_>, Vec<_>) = drafts.iter().partition(|draft| holders.of(draft).is_some());
             let reply = self.run_enqueue(&new, (queues, is_admin), is_exact, &holders, None);
-            let reply = self.in_time(until, reply).await;
+            let reply = self.in_time(patience, reply).await;
             let reply = reply.inspect_err(|failed| self.refusals.note_rights(Write::Enqueue, failed));
             let reply = reply.map_err(NotEnqueued::Failed)?;
             let reply = match redis::from_redis_value::<Vec<u64>>(reply.clone()) {
@@ -180,12 +200,19 @@ impl Redis {
                     let said: Vec<_> = said.collect();
                     // One at a time delivers, whoever has enqueued that.
                     let user = drafts.first().and_then(|draft| draft.extras.user);
-                    let waits = Instant::now();
-                    let mut turn = if is_exact { None } else { Some(self.turn_in_time(patience, user).await?) };
-                    until = until.map(|until| until + waits.elapsed());
-                    patience = patience.map(|patience| patience.saturating_sub(waits.elapsed()));
-                    let sought = self.in_time(until, self.seek(&said, &mut holders, &mut turn)).await;
-                    sought.map_err(NotEnqueued::Failed)?;
+                    let mut turn = match is_exact {
+                        true => None,
+                        false => Some(turn_in_time(&mut patience, self.searches.turn(user)).await??),
+                    };
+                    let sought = self.seek(&said, &mut holders, &mut turn, &mut patience).await;
+                    sought.map_err(|why| match why {
+                        // It was asked to look alone. (Who delivers takes it for what it is: news of Redis.)
+                        NotEnqueued::Failed(mut failed) if !is_exact => {
+                            failed.is_refused = true;
+                            NotEnqueued::Failed(failed)
+                        }
+                        why => why,
+                    })?;
                     continue;
                 }
             };
@@ -458,5 +485,41 @@ impl Draft {
                 arguments.text(&item).number(second * 1_000).text(record.written()).text(&item)
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::search::Searches;
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn the_turns_of_others_leave_redis_as_much_time_and_are_not_waited_for_without_end() {
+        const A_WHILE: Duration = Duration::from_millis(1_500);
+        let (searches, began) = (Searches::default(), Instant::now());
+        let mut patience = Some(Patience::new());
+        let others = async {
+            let turn = searches.turn(Some(2)).await;
+            tokio::time::sleep(A_WHILE).await;
+            drop(turn);
+        };
+        let (turn, ()) = tokio::join!(
+            async {
+                tokio::task::yield_now().await;
+                turn_in_time(&mut patience, searches.turn(Some(1))).await
+            },
+            others
+        );
+        let mut turn = turn.expect("it comes").expect("few wait");
+        let left = patience.expect("there is a buffer");
+        assert!(left.until >= began + BUFFERED_TIMEOUT + A_WHILE, "{:?}", left.until - began);
+        assert!(left.with_others <= BUFFERED_TIMEOUT - A_WHILE, "{:?}", left.with_others);
+        turn.is_over(Duration::ZERO);
+        // Another one has the next, for longer than is left.
+        let _others = searches.turn(Some(2)).await.expect("few wait");
+        let refused = turn_in_time(&mut patience, turn.comes()).await;
+        assert!(matches!(&refused, Err(Refused::TooMuch(why)) if why.contains("others look for jobs")), "{refused:?}");
+        // Who has no buffer waits.
+        assert!(timeout(2 * BUFFERED_TIMEOUT, turn_in_time(&mut None, turn.comes())).await.is_err());
     }
 }

@@ -8,7 +8,7 @@ use redis::Script;
 use tokio::time::sleep;
 
 use super::super::job::JobId;
-use super::enqueue::{Draft, MAX_HELD_BYTES};
+use super::enqueue::{Draft, MAX_HELD_BYTES, NotEnqueued, Patience, turn_in_time};
 use super::link::{Arguments, Failed};
 use super::search::Turn;
 use super::{LOOK_INTERVAL, Redis};
@@ -96,13 +96,14 @@ impl Holders {
 
 impl Redis {
     /// Looks for who is said to have the keys of jobs, in steps, so that Redis does other things in between, and others have
-    /// their turns. Who has none rests for as long.
+    /// their turns, which are no time of Redis's. Who has none rests for as long.
     pub(super) async fn seek(
         &self,
         said: &[(&Draft, JobId)],
         holders: &mut Holders,
         turn: &mut Option<Turn<'_>>,
-    ) -> Result<(), Failed> {
+        patience: &mut Option<Patience>,
+    ) -> Result<(), NotEnqueued> {
         let mut queues = BTreeMap::<String, HashMap<String, JobId>>::new();
         for (draft, id) in said {
             if let Some((queue, key)) = key_of(draft) {
@@ -110,7 +111,7 @@ impl Redis {
             }
         }
         for (queue, keys) in queues {
-            let found = self.found(&queue, &keys, turn).await?;
+            let found = self.found(&queue, &keys, turn, patience).await?;
             holders.0.extend(keys.into_iter().map(|(key, id)| {
                 let holder = if found.contains(&id) { Holder::Waits(id) } else { Holder::Gone(id) };
                 ((queue.clone(), key), holder)
@@ -125,17 +126,18 @@ impl Redis {
         queue: &str,
         keys: &HashMap<String, JobId>,
         turn: &mut Option<Turn<'_>>,
-    ) -> Result<HashSet<JobId>, Failed> {
+        patience: &mut Option<Patience>,
+    ) -> Result<HashSet<JobId>, NotEnqueued> {
         let (mut looked, mut overlap, mut found) = (0, 0, HashSet::new());
         while looked >= 0 && !keys.values().all(|id| found.contains(id)) {
             let from = looked - overlap;
             let arguments = Arguments::new(&self.keys.0).text(queue).number(looked as u64).number(from as u64);
             let arguments = arguments.number(MAX_HELD_BYTES).texts(keys.keys());
             if let Some(turn) = turn.as_mut() {
-                turn.comes().await;
+                turn_in_time(patience, turn.comes()).await?;
             }
             let began = Instant::now();
-            let reply: Result<Vec<i64>, Failed> = self.link.run(&SEEK, arguments).await;
+            let reply: Result<Vec<i64>, Failed> = self.in_time(*patience, self.link.run(&SEEK, arguments)).await;
             let took = began.elapsed();
             match turn.as_mut() {
                 Some(turn) => turn.is_over(took),
