@@ -1439,14 +1439,77 @@ fn nobody_looks_for_a_job_that_was_lately_settled_here() {
     let looks = calls(&redis, "lrange");
     for id in ids {
         exception::<NotFound>(found(&roster, id)).expect("it is nowhere");
-        exception::<NotFound>(roster.client().cancel_job(JobQuery { id })).expect("it is nowhere");
     }
     assert_eq!(calls(&redis, "lrange"), looks);
+    // It may yet stand in another place, but not be told to wait there.
+    exception::<NotFound>(roster.client().cancel_job(JobQuery { id: ids[0] })).expect("it is nowhere");
+    assert!(calls(&redis, "lrange") > looks);
+    let looks = calls(&redis, "lrange");
     // Another sidecar says what it does not know.
     let other = connected(&redis, "");
     let refused: Overloaded = exception(found(&other, ids[0])).expect("it may wait behind others");
     assert!(refused.message.contains("is done or cancelled, or waits behind others"), "{}", refused.message);
     assert!(calls(&redis, "lrange") > looks);
+}
+
+#[test]
+fn a_job_that_stands_in_several_places_is_found_and_cancelled_once_the_first_is_done() {
+    let redis = Redis::start(&[]);
+    let roster = connected(&redis, "");
+    let id = enqueue(&roster, job("C", "{}")).expect("there is room");
+    let text = redis.ask(&["LINDEX", "resque:queue:mail", "0"]);
+    (0..2).for_each(|_| _ = redis.ask(&["RPUSH", "resque:queue:mail", &text]));
+    let done = take(&roster, 1, None, 0);
+    update(&roster, &done[0], JobAction::DONE).expect("it has the lease");
+    let again = take(&roster, 1, None, 0);
+    assert_eq!((done[0].id, again[0].id), (id, id));
+    update(&roster, &again[0], JobAction::RELEASE).expect("it has the lease");
+    assert_eq!(found(&roster, id).map(|job| job.state).ok(), Some(JobState::WAITING));
+    for _ in 0..2 {
+        roster.client().cancel_job(JobQuery { id }).expect("nobody performs it");
+    }
+    exception::<NotFound>(roster.client().cancel_job(JobQuery { id })).expect("it is nowhere");
+    assert_eq!(redis.ask(&["LLEN", "resque:queue:mail"]), "0");
+}
+
+#[test]
+fn a_job_that_waits_is_not_said_to_be_nowhere_where_many_others_are_taken_while_it_is_looked_for() {
+    let redis = Redis::start(&[]);
+    let cutter = Cutter::to(redis.port());
+    let roster = at(&cutter.url(), "");
+    works(&roster);
+    let look = |id: i64, is_cancelled: bool| match is_cancelled {
+        true => roster.client().cancel_job(JobQuery { id }).map(drop),
+        false => found(&roster, id).map(drop),
+    };
+    let fill = "for n = 1, 40 do
+        redis.call('RPUSH', KEYS[1], '{\"class\":\"C\",\"args\":[\"' .. string.rep('x', 60000) .. n .. '\"]}') end";
+    let take = "for _ = 1, tonumber(ARGV[1]) do redis.call('LPOP', KEYS[1]) end";
+    // Of the nine that the first step looks at, the next one looks at two again.
+    for (taken, is_cancelled, is_found) in
+        [("2", false, true), ("35", false, false), ("2", true, true), ("35", true, false)]
+    {
+        redis.ask(&["DEL", "resque:queue:mail"]);
+        redis.ask(&["EVAL", fill, "1", "resque:queue:mail"]);
+        let id = enqueue(&roster, job("C", "{}")).expect("there is room");
+        let text: &'static str = format!(r#""id":"{id:032x}""#).leak();
+        let looks = calls(&redis, "lrange");
+        cutter.delay(text, Duration::from_millis(700));
+        let outcome = std::thread::scope(|scope| {
+            let looking = scope.spawn(|| look(id, is_cancelled));
+            eventually("the first step is done", SOON, || ensure(calls(&redis, "lrange") > looks, "it is not"));
+            redis.ask(&["EVAL", take, "1", "resque:queue:mail", taken]);
+            looking.join().expect("no panic")
+        });
+        cutter.delay(text, Duration::ZERO);
+        if is_found {
+            outcome.expect("it waits");
+            continue;
+        }
+        let refused: Overloaded = exception(outcome).expect("it may have been passed over");
+        assert!(refused.message.contains("was passed over"), "{}", refused.message);
+        look(id, is_cancelled).expect("it waits");
+    }
 }
 
 #[test]

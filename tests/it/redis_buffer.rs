@@ -3,11 +3,12 @@
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use crate::harness::{Cutter, Redis, Roster, SOON, ensure, eventually, exception};
+use crate::harness::{Cutter, Dialect, Redis, Roster, SOON, ensure, eventually, exception};
 use crate::idl::{
     EnqueueReply, EnqueueRequest, Job, JobAction, JobQuery, JobState, JobUpdate, NewJob, NotFound, Overloaded,
     QueuesQuery, TRosterSyncClient, TakeJobsRequest,
 };
+use crate::redis::calls;
 
 fn at(url: &str) -> Roster {
     Roster::start(&format!("[queue]\nbackend = '{url}'\nbuffer = true\npath = '{{folder}}/queue'\n"))
@@ -456,6 +457,22 @@ fn an_enqueue_that_waits_for_the_searches_of_others_does_not_take_redis_for_away
             }
         });
         cutter.delay(searched, Duration::ZERO);
+    });
+    assert_eq!(unique().expect("nobody searches").jobs[0].id, id);
+    // Nor does one that has begun to look, and waits for the steps of another user between its own.
+    redis.ask(&["EVAL", fill, "1", "resque:queue:mail"]);
+    let searched = "00000000000000000000000000000008";
+    let looks = calls(&redis, "lrange");
+    cutter.delay(searched, Duration::from_millis(900));
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            let mut by_tcp = Dialect::ALL[0].tcp(roster.port()).expect("a connection");
+            by_tcp.job(JobQuery { id: 8 })
+        });
+        eventually("another user searches", SOON, || ensure(calls(&redis, "lrange") > looks, "it does not"));
+        let refused: Overloaded = exception(unique()).expect("it is not kept in the buffer");
+        cutter.delay(searched, Duration::ZERO);
+        assert!(refused.message.contains("others look for jobs in Redis"), "{}", refused.message);
     });
     assert_eq!(unique().expect("nobody searches").jobs[0].id, id);
     assert_eq!(buffered(&roster, "mail"), Ok(0));
