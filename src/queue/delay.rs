@@ -16,6 +16,8 @@ const SLEW: u64 = 1_000;
 pub(super) struct Delays {
     by_end: BTreeSet<(u64, JobId)>,
     by_job: HashMap<JobId, u64>,
+    /// Those that were removed since what is done was last known to be on the disk.
+    removed: Vec<(JobId, u64)>,
 }
 
 impl Delays {
@@ -30,7 +32,22 @@ impl Delays {
     pub(super) fn remove(&mut self, id: JobId) {
         if let Some(end) = self.by_job.remove(&id) {
             self.by_end.remove(&(end, id));
+            self.removed.push((id, end));
         }
+    }
+
+    /// What was done is on the disk.
+    pub(super) fn settle(&mut self) {
+        self.removed.clear();
+    }
+
+    /// What was done is not: those that were removed are delayed as before. What was inserted is of no job, or of one that is.
+    pub(super) fn roll_back(&mut self) {
+        // Of several the first one counts.
+        for (id, end) in std::mem::take(&mut self.removed).into_iter().rev() {
+            self.insert(id, end);
+        }
+        self.removed.clear();
     }
 
     /// The one that is due first, and when.

@@ -392,7 +392,8 @@ impl Keeper {
             }
             self.full_since = Some(Instant::now());
             opened.txn.roll_back()?;
-            let delays = std::mem::take(&mut opened.book.delays);
+            let mut delays = std::mem::take(&mut opened.book.delays);
+            delays.roll_back();
             opened.book = self.read(&mut opened.txn)?;
             opened.book.delays = delays;
             self.recurrences.read_again();
@@ -407,6 +408,7 @@ impl Keeper {
         }
         // Who has a job counts from now on.
         opened.book.leases.settle(began.elapsed().as_millis() as u64);
+        opened.book.delays.settle();
         self.publish(&opened.book);
         self.note_failures(&opened.book, std::mem::take(&mut batch.tally.retried));
         if let Some(told) = self.recurrences.told() {

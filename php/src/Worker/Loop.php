@@ -100,7 +100,7 @@ final class Loop
             $readable = array_filter($read, static fn ($stream): bool => (bool) self::readable([$stream], [], 0));
         }
         if (!$readable) {
-            usleep($failure === null ? self::SIGNAL_US : min($us, self::FAILURE_US));
+            usleep($failure === null || $write !== [] ? min($us, self::SIGNAL_US) : min($us, self::FAILURE_US));
         }
         return array_values($readable ?? []);
     }

@@ -291,8 +291,10 @@ impl Redis {
         };
         for _ in 0..MAX_TRIES {
             let popped = self.keys.popped();
-            let step = Step::new(&self.keys).if_record(id, "").if_popped(&member).keep(id, &record, due);
+            let step = Step::new(&self.keys).if_record(id, "").if_popped(&member);
+            // First what a key of another type refuses: it is to leave no record.
             let step = if record.unique().is_none() { step.free(id, &taken) } else { step };
+            let step = step.keep(id, &record, due);
             match self.change(step.then_bytes([b"ZREM", popped.as_bytes(), &member])).await {
                 Ok(true) => return Ok(self.handed_out(id, record, (asked, now), taker)),
                 Ok(false) => {}

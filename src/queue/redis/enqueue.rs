@@ -77,6 +77,12 @@ impl Patience {
     fn new() -> Self {
         Self { until: Instant::now() + BUFFERED_TIMEOUT, with_others: BUFFERED_TIMEOUT }
     }
+
+    /// After a step of its own Redis rests: that is no turn of others.
+    pub(super) fn rests(&mut self, rest: Duration) {
+        self.until -= rest;
+        self.with_others += rest;
+    }
 }
 
 /// A turn to look for jobs, if it comes within that time. That it does not says nothing of Redis: others have theirs.
@@ -284,7 +290,7 @@ impl Redis {
             if buffer.is_paused(&queue) {
                 match self.pause(&queue).await {
                     Ok(()) => {}
-                    Err(failed) if failed.is_refused => {
+                    Err(failed) if failed.is_of_this_alone() => {
                         buffer.is_refused(&queue, &failed.to_string());
                         continue;
                     }
@@ -329,7 +335,7 @@ impl Redis {
                         continue;
                     }
                     Err(NotEnqueued::Refused(why)) => Some(why.to_string()),
-                    Err(NotEnqueued::Failed(failed)) if failed.is_refused => Some(failed.to_string()),
+                    Err(NotEnqueued::Failed(failed)) if failed.is_of_this_alone() => Some(failed.to_string()),
                     Err(NotEnqueued::Failed(failed)) => return Err(failed),
                 };
                 if let Some(why) = refused {
@@ -521,5 +527,18 @@ mod tests {
         assert!(matches!(&refused, Err(Refused::TooMuch(why)) if why.contains("others look for jobs")), "{refused:?}");
         // Who has no buffer waits.
         assert!(timeout(2 * BUFFERED_TIMEOUT, turn_in_time(&mut None, turn.comes())).await.is_err());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_rests_between_own_steps_are_no_turns_of_others() {
+        const REST: Duration = Duration::from_millis(100);
+        let searches = Searches::default();
+        let mut turn = searches.turn(Some(1)).await.expect("few wait");
+        let mut patience = Some(Patience::new());
+        for _ in 0..2 * BUFFERED_TIMEOUT.as_secs() * 10 {
+            turn.is_over(REST);
+            patience.iter_mut().for_each(|patience| patience.rests(REST));
+            turn_in_time(&mut patience, turn.comes()).await.expect("nobody else looks for jobs");
+        }
     }
 }

@@ -47,7 +47,7 @@ struct Up {
 #[error("{why}")]
 pub(super) struct Failed {
     why: String,
-    /// Whether it is known to have done nothing of it.
+    /// Whether it is known to have done nothing of it, but for what is of data, of which a part may be done.
     pub(super) is_refused: bool,
     /// Whether it is the type of a key alone that is wrong,
     pub(super) is_of_a_key: bool,
@@ -61,6 +61,13 @@ pub(super) struct Failed {
 pub(super) enum Lack {
     Memory,
     Rights,
+}
+
+impl Failed {
+    /// Whether Redis may be asked for other things.
+    pub(super) fn is_of_this_alone(&self) -> bool {
+        self.is_refused || self.is_of_data
+    }
 }
 
 impl From<Failed> for Refused {

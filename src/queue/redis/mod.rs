@@ -334,7 +334,7 @@ impl Redis {
                         key,
                         of = &*of,
                         bytes,
-                        "something in a key of Redis is too large to be of a job: it counts as damaged, and is not read; remove it"
+                        "something in a key of Redis is too large for `queue.max_job_bytes`: it is not read; raise that, or remove it"
                     );
                 }
                 Vec::new()

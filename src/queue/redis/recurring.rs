@@ -51,7 +51,7 @@ impl Redis {
                 Err(failed) if failed.is_of_a_key => {
                     Some(format!("{:?} of Redis at {} is no hash", self.keys.recurring(), self.link.server))
                 }
-                Err(failed) if failed.is_refused => Some(failed.to_string()),
+                Err(failed) if failed.is_of_this_alone() => Some(failed.to_string()),
                 Err(failed) => return Err(failed),
             };
             if let Some(why) = why {
@@ -148,7 +148,7 @@ impl Redis {
             match self.change(step).await {
                 Ok(_) => {}
                 // The recurring jobs that wait for it say why, and all else is delivered.
-                Err(failed) if failed.is_refused => {
+                Err(failed) if failed.is_of_this_alone() => {
                     buffer.keep_settled(failed.to_string());
                     return Ok(());
                 }

@@ -47,11 +47,16 @@ pub(super) static ENQUEUE: LazyLock<Script> = LazyLock::new(|| {
             wanted[q] = wanted[q] + 1
             -- What is to be written is looked at before anything is: all of the jobs or none.
             if ARGV[at + 4] ~= '' then
-                redis.call('ZCARD', p .. (ARGV[at + 3] == '' and 'roster:dead:' or 'roster:delayed:') .. q)
-                for _, name in ipairs({'roster:due', 'roster:scheduled', 'delayed_queue_schedule'}) do
-                    redis.call('ZCARD', p .. name)
+                local is_dead = ARGV[at + 3] == ''
+                redis.call('HLEN', p .. 'roster:jobs')
+                redis.call('ZCARD', p .. (is_dead and 'roster:dead:' or 'roster:delayed:') .. q)
+                if is_dead then
+                    redis.call('ZCARD', p .. 'roster:due')
+                else
+                    redis.call('ZCARD', p .. 'roster:scheduled')
+                    redis.call('ZCARD', p .. 'delayed_queue_schedule')
+                    redis.call('LLEN', p .. 'delayed:' .. string.sub(ARGV[at + 4], 1, -4))
                 end
-                if ARGV[at + 3] ~= '' then redis.call('LLEN', p .. 'delayed:' .. string.sub(ARGV[at + 4], 1, -4)) end
             end
             if wanted[q] > most then return 'MUCH ' .. q end
             if waiting[q] + wanted[q] > most then full = q end
@@ -455,7 +460,7 @@ pub(super) static LIST: LazyLock<Script> = LazyLock::new(|| {
 });
 
 /// Where a text is in a list, near the end of an element, among so many from a place on: how many were looked at, -1 if there are
-/// no more; its element; how many bytes these had; whether the last element of the step before, told by its SHA-1, is among the
+/// no more; its element; how many bytes these had; whether the last element of the step before, told by the SHA-1 of its end, is among the
 /// first ones, so that none was passed over; and the SHA-1 of the last one. Redis takes some 6 ms at most for the 512 KiB after
 /// which it looks at no more, but at one behind those that it looks at again.
 pub(super) static SEARCH: LazyLock<Script> = LazyLock::new(|| {
@@ -472,16 +477,16 @@ pub(super) static SEARCH: LazyLock<Script> = LazyLock::new(|| {
             for _, item in ipairs(items) do
                 looked, bytes, last = looked + 1, bytes + #item, item
                 -- Those that were put in front meanwhile have moved it further back.
-                if not joins and looked <= 2 * overlap and redis.sha1hex(item) == mark then
+                if not joins and looked <= 2 * overlap and redis.sha1hex(string.sub(item, -reach)) == mark then
                     joins = true
                 elseif #item <= largest and string.find(string.sub(item, -reach), text, 1, true) then
-                    return {looked, item, bytes, joins and 1 or 0, redis.sha1hex(item)}
+                    return {looked, item, bytes, joins and 1 or 0, redis.sha1hex(string.sub(item, -reach))}
                 end
             end
             -- To come to a place takes a while, too: so not one by one.
             part = bytes - before < 32768 and math.min(part * 2, 16) or math.ceil(part / 2)
         end
-        return {looked, '', bytes, joins and 1 or 0, redis.sha1hex(last)}",
+        return {looked, '', bytes, joins and 1 or 0, redis.sha1hex(string.sub(last, -reach))}",
     )
 });
 

@@ -29,6 +29,9 @@ const WRITTEN_LATE: u64 = 2_000;
 /// What cannot be looked at now is looked at again after so many ms.
 const LATER: u64 = 60_000;
 
+/// What is too large for this sidecar is looked at again that soon, as another one may take it by then.
+const LARGE_LATER: u64 = 3_000;
+
 impl Redis {
     /// Whether all is done that was due.
     pub(super) async fn tick(&self) -> Result<bool, Failed> {
@@ -93,7 +96,7 @@ impl Redis {
                 None => false,
             };
             if !is_put_back {
-                self.look_later(&popped, &member, now).await?;
+                self.look_later(&popped, &member, now + LATER).await?;
             }
         }
         Ok(())
@@ -126,7 +129,7 @@ impl Redis {
             if is_large {
                 // Another sidecar may take such jobs.
                 if !member.is_empty() {
-                    self.look_later(&due, &member, now).await?;
+                    self.look_later(&due, &member, now + LARGE_LATER).await?;
                 }
                 continue;
             }
@@ -149,7 +152,7 @@ impl Redis {
                 }
             };
             if self.passes_over("roster:…", of_job)?.is_none() {
-                self.look_later(&due, &member, now).await?;
+                self.look_later(&due, &member, now + LATER).await?;
             }
         }
         Ok(is_over)
@@ -163,9 +166,9 @@ impl Redis {
     }
 
     /// Another time, so that a member keeps no other one from being looked at.
-    async fn look_later(&self, key: &str, member: &[u8], now: u64) -> Result<(), Failed> {
-        let later = (now + LATER).to_string();
-        self.change(Step::new(&self.keys).then_bytes([b"ZADD", key.as_bytes(), later.as_bytes(), member]))
+    async fn look_later(&self, key: &str, member: &[u8], later: u64) -> Result<(), Failed> {
+        let later = later.to_string();
+        self.change(Step::new(&self.keys).then_bytes([b"ZADD", key.as_bytes(), b"XX", later.as_bytes(), member]))
             .await
             .map(drop)
     }
@@ -286,7 +289,7 @@ impl Redis {
     async fn tidy(&self, idle: Vec<String>) -> Result<(), Failed> {
         let arguments = Arguments::new(&self.keys.0).number(self.config.max_queues as u64).texts(idle);
         let refused = match self.link.run::<u8>(&scripts::TIDY, arguments).await {
-            Err(failed) if failed.is_refused => Some(failed),
+            Err(failed) if failed.is_of_this_alone() => Some(failed),
             done => done.map(|_| None)?,
         };
         let was_refused = self.is_untidy.swap(refused.is_some(), Ordering::Relaxed);

@@ -140,7 +140,10 @@ impl Redis {
             let reply: Result<Vec<i64>, Failed> = self.in_time(*patience, self.link.run(&SEEK, arguments)).await;
             let took = began.elapsed();
             match turn.as_mut() {
-                Some(turn) => turn.is_over(took),
+                Some(turn) => {
+                    turn.is_over(took);
+                    patience.iter_mut().for_each(|patience| patience.rests(took.min(LOOK_INTERVAL)));
+                }
                 None => sleep(took.min(LOOK_INTERVAL)).await,
             }
             let reply = reply?;
