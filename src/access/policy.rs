@@ -6,6 +6,7 @@ use std::sync::Arc;
 use nix::unistd::{Gid, Group, Uid, User, geteuid};
 
 use super::{Client, Config, Grant, Rule, Subject};
+use crate::model::shell_argument;
 
 /// The ID of all users, or groups, that a namespace does not map, unless Linux reports another.
 const OVERFLOW: u32 = 65_534;
@@ -100,12 +101,7 @@ impl Policy {
     /// The option of `roster explain access` that names the policy's file, where it has to be named, after a space.
     pub(super) fn file_option(&self) -> String {
         let Some(file) = &self.file else { return String::new() };
-        let file = file.to_string_lossy();
-        let is_plain = file.chars().all(|it| it.is_alphanumeric() || "/._-+@:,=%".contains(it));
-        match is_plain {
-            true => format!(" --config {file}"),
-            false => format!(" --config '{}'", file.replace('\'', r"'\''")),
-        }
+        format!(" --config {}", shell_argument(&file.to_string_lossy()))
     }
 
     /// The grant of a client. `groups` are the supplementary groups of its process; they are looked up only if needed.

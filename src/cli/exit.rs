@@ -1,7 +1,7 @@
 //! Exit codes: what the end of a command means to a script.
 
 use std::fs::{self, Metadata};
-use std::io::{self, Read};
+use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::process::ExitCode;
@@ -11,7 +11,7 @@ use roster::access::UnknownName;
 use roster::config::Diagnostics;
 use roster::default_paths::DefaultPaths;
 use roster::net::Address;
-use roster::store::shared::{InvalidFile, ReadError};
+use roster::store::shared::{InvalidFile, ReadError, begins_as_lmdb};
 use roster::thrift::client::Error;
 
 use super::call::{GivenTwice, SomeFailed, Unreadable as NoCall};
@@ -190,13 +190,6 @@ fn cure(error: &ReadError) -> Option<String> {
         }
         _ => "The next start of its sidecar sets it aside, and makes it anew.".into(),
     })
-}
-
-/// Whether a file has the magic number of LMDB where that writes it.
-fn begins_as_lmdb(path: &Path) -> bool {
-    let mut start = [0; 20];
-    let read = fs::File::open(path).and_then(|mut file| file.read_exact(&mut start));
-    read.is_ok() && start[16..] == 0xBEEF_C0DE_u32.to_ne_bytes()
 }
 
 /// An error as a terminal can show it: some contain a master's own text.

@@ -10,6 +10,7 @@ use clap::{Args, Subcommand, ValueEnum};
 use jiff::Timestamp;
 use roster::clock::millis_since_1970;
 use roster::model::counted;
+use roster::queue::{MAX_DELAY, MAX_TIMEOUT};
 use roster::thrift::client::Client;
 use roster::thrift::idl::{self, JobState, PeekJobsRequest, QueueAction, QueueControl, QueueSummary};
 use serde::de::IgnoredAny;
@@ -20,11 +21,6 @@ use super::{Output, json, text};
 
 /// How many queues are named in a line that is of several.
 const MOST_QUEUES: usize = 4;
-
-/// How long a job may wait for its time, and its result for a reader.
-const LONGEST_DELAY: Duration = Duration::from_secs(366 * 24 * 60 * 60);
-
-const LONGEST_ATTEMPT: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// List the queues, look at their jobs, retry and remove them, pause and resume
 #[derive(Debug, Args)]
@@ -306,7 +302,7 @@ fn moment(text: &str) -> Result<Timestamp, String> {
 /// The same, as far ahead as a job may be due.
 fn due(text: &str) -> Result<Timestamp, String> {
     let at = moment(text)?;
-    match at.as_millisecond() - now() > LONGEST_DELAY.as_millis() as i64 {
+    match at.as_millisecond() - now() > MAX_DELAY.as_millis() as i64 {
         true => Err("that is more than 366 days from now".to_owned()),
         false => Ok(at),
     }
@@ -314,14 +310,14 @@ fn due(text: &str) -> Result<Timestamp, String> {
 
 fn up_to_a_year(text: &str) -> Result<Duration, String> {
     match duration(text)? {
-        time if time > LONGEST_DELAY => Err("it is more than 366 days".to_owned()),
+        time if time > MAX_DELAY => Err("it is more than 366 days".to_owned()),
         time => Ok(time),
     }
 }
 
 fn up_to_a_day(text: &str) -> Result<Duration, String> {
     match duration(text)? {
-        time if time < Duration::from_millis(1) || time > LONGEST_ATTEMPT => Err("it is from 1ms to a day".to_owned()),
+        time if time < Duration::from_millis(1) || time > MAX_TIMEOUT => Err("it is from 1ms to a day".to_owned()),
         time => Ok(time),
     }
 }
@@ -748,9 +744,9 @@ mod tests {
         };
         assert!(at(365).is_ok() && at(-1).is_ok());
         assert_eq!(at(367), Err("that is more than 366 days from now".to_owned()));
-        assert_eq!(up_to_a_year("366d"), Ok(LONGEST_DELAY));
+        assert_eq!(up_to_a_year("366d"), Ok(MAX_DELAY));
         assert!(up_to_a_year("367d").is_err() && up_to_a_year("5M").is_err());
-        assert_eq!(up_to_a_day("1d"), Ok(LONGEST_ATTEMPT));
+        assert_eq!(up_to_a_day("1d"), Ok(MAX_TIMEOUT));
         assert!(up_to_a_day("2d").is_err() && up_to_a_day("0").is_err());
     }
 

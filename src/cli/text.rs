@@ -4,7 +4,7 @@ use std::fmt::Write;
 use std::time::{Duration, UNIX_EPOCH};
 
 use bytesize::ByteSize;
-use roster::model::{lasted, shortened};
+use roster::model::{lasted, shell_argument, shortened};
 
 /// Bytes of unknown origin as text that shows everything and moves no cursor: invalid UTF-8, control characters and
 /// invisible ones are escaped.
@@ -59,13 +59,9 @@ pub(crate) fn line(text: &str) -> String {
 
 /// A name as one argument of a command that is to be pasted into a shell.
 pub(crate) fn argument(name: &str) -> String {
-    let is_plain = |it: char| it.is_alphanumeric() || "/._-+@:,%".contains(it);
     // What begins so would be an option.
     let end = if name.starts_with('-') { "-- " } else { "" };
-    match !name.is_empty() && name.chars().all(is_plain) {
-        true => format!("{end}{name}"),
-        false => format!("{end}'{}'", line(name).replace('\'', r"'\''")),
-    }
+    format!("{end}{}", shell_argument(&line(name)))
 }
 
 /// A line, cut if long.

@@ -30,7 +30,7 @@ pub use self::master::{
 pub use self::metadata::{Metadata, MetadataWriter};
 pub use self::version::{is_text_version, registered_version, without_leading_zeros};
 pub use self::warm_up::WarmUp;
-pub use self::words::{counted, lasted, shortened, utc};
+pub use self::words::{counted, lasted, shell_argument, shortened, utc};
 
 /// The number of a published state. It grows by one with each, and starts from the wall clock (microseconds since
 /// 1970), so that it does not go back when the process restarts.

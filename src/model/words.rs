@@ -26,6 +26,15 @@ pub fn lasted(millis: u64) -> String {
     humantime::format_duration(rounded).to_string()
 }
 
+/// A text as one argument of a command that is to be pasted into a shell.
+pub fn shell_argument(text: &str) -> Cow<'_, str> {
+    let is_plain = |character: char| character.is_alphanumeric() || "/._-+@:,=%".contains(character);
+    match !text.is_empty() && text.chars().all(is_plain) {
+        true => text.into(),
+        false => format!("'{}'", text.replace('\'', r"'\''")).into(),
+    }
+}
+
 /// A text, cut if it has more characters than `most`.
 pub fn shortened(text: &str, most: usize) -> Cow<'_, str> {
     match text.char_indices().nth(most) {

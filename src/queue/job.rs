@@ -20,8 +20,8 @@ pub(super) const MAX_JOB_NAME: usize = 255;
 pub(super) const MAX_KEY: usize = 255;
 
 /// The longest delay, and as long a result is kept at most; and the longest time of an attempt.
-pub(super) const MAX_DELAY: Duration = Duration::from_secs(366 * 86_400);
-pub(super) const MAX_TIMEOUT: Duration = Duration::from_secs(86_400);
+pub const MAX_DELAY: Duration = Duration::from_secs(366 * 86_400);
+pub const MAX_TIMEOUT: Duration = Duration::from_secs(86_400);
 
 /// A lease for which nobody says how long it lasts is no shorter, whatever the timeout: a job may have to wait in its worker.
 pub const MIN_LEASE: Duration = Duration::from_secs(5);

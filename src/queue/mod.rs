@@ -54,7 +54,9 @@ use self::failures::Failures;
 pub use self::full::Bound;
 use self::full::FullBounds;
 pub use self::handed::Handed;
-pub use self::job::{Enqueued, Job, JobId, MAX_AT_ONCE, MIN_LEASE, NewJob, Progress, State, Unique, Until};
+pub use self::job::{
+    Enqueued, Job, JobId, MAX_AT_ONCE, MAX_DELAY, MAX_TIMEOUT, MIN_LEASE, NewJob, Progress, State, Unique, Until,
+};
 use self::keeper::{Ask, Keeper, SLOW, Taker, What, Work, sound_or_refused};
 pub use self::left::warn_of_left_jobs;
 pub use self::limit::{Limit, Rate};

@@ -233,10 +233,15 @@ impl Record {
 
 /// A record as it is written under an id. None: it is damaged, or somebody else's, or this is no id.
 pub(super) fn known<'r>(id: &[u8], record: &'r [u8]) -> Option<(JobId, &'r str, Record)> {
-    let (number, written): (JobId, _) = (str::from_utf8(id).ok()?.parse().ok()?, str::from_utf8(record).ok()?);
+    let (id, written) = (id_of(id)?, str::from_utf8(record).ok()?);
+    Some((id, written, Record::read(written)?))
+}
+
+/// The id that a member or a field is.
+pub(super) fn id_of(text: &[u8]) -> Option<JobId> {
+    let id: JobId = str::from_utf8(text).ok()?.parse().ok()?;
     // Not `007`, which would never be taken away as job 7.
-    let is_id = number.to_string().as_bytes() == id;
-    Some((number, written, Record::read(written)?)).filter(|_| is_id)
+    (id.to_string().as_bytes() == text).then_some(id)
 }
 
 pub(super) fn cut(error: &str) -> String {

@@ -11,7 +11,7 @@ use super::super::attempt::Update;
 use super::super::job::{JobId, State};
 use super::keys::{Step, place};
 use super::link::{Arguments, Failed};
-use super::record::Record;
+use super::record::{Record, id_of, known};
 use super::resque;
 use super::{Redis, TICK, scripts};
 use crate::clock::Moment;
@@ -133,14 +133,10 @@ impl Redis {
                 }
                 continue;
             }
-            let id: Option<JobId> = str::from_utf8(&member).ok().and_then(|id| id.parse().ok());
-            // Not `007`, which would never be taken away as job 7.
-            let id = id.filter(|id| id.to_string().as_bytes() == member);
-            let record = str::from_utf8(&text).ok().and_then(|text| Some((text, Record::read(text)?)));
-            let of_job = match (id, record) {
-                (Some(id), Some((text, record))) => self.pass(id, text, &record, now).await,
-                (id, _) => {
-                    let step = Step::new(&self.keys);
+            let of_job = match known(&member, &text) {
+                Some((id, text, record)) => self.pass(id, text, &record, now).await,
+                None => {
+                    let (id, step) = (id_of(&member), Step::new(&self.keys));
                     let step = match id {
                         Some(id) => step.if_record(id, &text),
                         None => step,

@@ -63,7 +63,7 @@ pub(crate) use self::contents::Restored;
 pub use self::entry::{FileStatus, Source};
 use self::env::Env;
 pub(crate) use self::image::Image;
-pub use self::image::InvalidFile;
+pub use self::image::{InvalidFile, begins_as_lmdb};
 use self::location::FileLocation;
 pub use self::reader::{ReadError, Reader};
 use self::recovery::{recover, recover_newer};

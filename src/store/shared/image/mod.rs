@@ -81,6 +81,13 @@ struct Entry<'a> {
     rest: &'a [u8],
 }
 
+/// Whether a file has the magic number of LMDB where that writes it.
+pub fn begins_as_lmdb(path: &Path) -> bool {
+    let first = File::open(path).map_err(InvalidFile::Unreadable);
+    let first = first.and_then(|file| read(&file, 0, PAGE_HEADER + 4));
+    first.and_then(|first| u32_at(&first, PAGE_HEADER)).is_ok_and(|magic| magic == MAGIC)
+}
+
 impl Image {
     pub(super) fn open(path: &Path) -> Result<Self, InvalidFile> {
         Self::of(File::open(path).map_err(InvalidFile::Unreadable)?)
